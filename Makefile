@@ -1,0 +1,48 @@
+# toolpolicy: `make` lists what there is to do.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/.ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "toolpolicy needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
+	@echo "installing into $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install -q --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: install
+install: $(BIN)/.ready ## Create .venv with everything pinned and hashed
+
+.PHONY: lint
+lint: $(BIN)/.ready ## ruff, pyright (strict) and the layer contract
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check . || { echo "formatting differs: run 'make format'"; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --warnings --pythonpath $(BIN)/python | { grep -v '^0 errors' || true; }; exit $${PIPESTATUS[0]}
+	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
+
+.PHONY: format
+format: $(BIN)/.ready ## Format the code and apply ruff's safe fixes
+	@$(BIN)/ruff check -q --fix . || true
+	@$(BIN)/ruff format -q .
+
+.PHONY: test
+test: lint ## Lint, type check and every test
+	@$(BIN)/pytest -n 2 --dist loadgroup
+
+.PHONY: test-quick
+test-quick: $(BIN)/.ready ## The tests that need nothing but Python (under a minute)
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+.PHONY: lock
+lock: $(BIN)/.ready ## Pin and hash requirements/*.in anew
+	@$(PYTHON) requirements/lock.py

@@ -1,0 +1,1 @@
+"""Reconciliation, admission and the control API of toolpolicy on Kubernetes."""
