@@ -1,0 +1,1 @@
+"""Helpers of the development tree; nothing here is installed."""
