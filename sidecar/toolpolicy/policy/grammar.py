@@ -1,0 +1,146 @@
+"""From the words of a tool's name to its category: which words are used as verbs, which one heads the name, what is done to what.
+
+See ``classify.py`` for the purpose and the order of strictness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolpolicy.policy import words as w
+from toolpolicy.policy.model import Category
+from toolpolicy.policy.morphology import Form, Word, analyse
+from toolpolicy.policy.words import Strength, Verb
+
+STRICTNESS: dict[Category, int] = {
+    Category.READ: 0,
+    Category.WRITE: 1,
+    Category.EXECUTE: 2,
+    Category.FINANCIAL: 3,
+    Category.DESTRUCTIVE: 3,
+}
+
+
+def stricter(a: Category, b: Category) -> Category:
+    """The stricter of two categories; ``a`` where both are equally strict."""
+    return b if STRICTNESS[b] > STRICTNESS[a] else a
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """A word that is used as a verb."""
+
+    at: int
+    verb: Verb
+    lemma: str
+
+
+def category_of(said: Sequence[str]) -> tuple[Category, bool]:
+    """The category of a name cut into words, and whether it speaks of nothing but looking."""
+    sentence = [analyse(text) for text in said]
+    acts = _acts(sentence)
+    category = _headed(acts, sentence) if acts else _verbless(sentence)
+    reading = category is Category.READ
+    if category is not Category.DESTRUCTIVE and _is_money(frozenset(said), reading):
+        category = Category.FINANCIAL
+    return category, reading
+
+
+def _acts(sentence: Sequence[Word]) -> list[_Act]:
+    """The words used as verbs, in order; LOOSE ones only where no stronger one makes them nouns."""
+    based = any(word.verb and word.form is Form.BASE and word.verb.strength > Strength.LOOSE for word in sentence)
+    found = [
+        _Act(i, word.verb, word.lemma) for i, word in enumerate(sentence) if word.verb and _speaks(sentence, i, based)
+    ]
+    strongest = max((act.verb.strength for act in found), default=Strength.LOOSE)
+    if strongest > Strength.LOOSE:
+        found = [act for act in found if act.verb.strength > Strength.LOOSE]
+    if strongest < Strength.HARD and len(sentence) > 1 and sentence[-1].text in w.STATUS:
+        found = [act for act in found if act.lemma not in w.NAMES_A_RECORD]
+    return found
+
+
+def _speaks(sentence: Sequence[Word], i: int, based: bool) -> bool:
+    """Whether word ``i``, a form of a verb, is used as one. ``based``: the name holds a plain SOFT or HARD verb."""
+    word = sentence[i]
+    assert word.verb is not None
+    following = sentence[i + 1].text if i + 1 < len(sentence) else ""
+    if word.form is Form.BASE:
+        if following in w.FIXED_NOUN or (i > 1 and word.text in w.ONLY_FIRST):
+            return False
+        return word.verb.strength is Strength.HARD or i == 0 or sentence[i - 1].text not in w.NOT_A_START
+    if word.form is Form.PLURAL:
+        return not based and i == 0 and bool(following) and word.verb.strength is Strength.HARD
+    return word.form is Form.GERUND and not based
+
+
+def _headed(acts: Sequence[_Act], sentence: Sequence[Word]) -> Category:
+    """The category of a name with verbs: the first one's, raised by those behind it that are not its nouns."""
+    head, *others = acts
+    if head.lemma == "reset" and any(word.text in w.HARMLESS_RESETS for word in sentence):
+        category = Category.WRITE
+    elif head.lemma == "query" and _is_program(head, sentence):
+        category = Category.EXECUTE
+    else:
+        category = head.verb.category
+    reading = head.verb.category is Category.READ
+    inverse = head.lemma in w.INVERSE
+    for act in others:
+        joined = any(word.text in w.CONJUNCTIONS for word in sentence[head.at + 1 : act.at])
+        if act.verb.strength is not Strength.HARD and not joined:
+            continue
+        behind = (word.text for word in sentence[act.at + 1 :])
+        nouns = w.ATTRIBUTED if reading else w.PROTECTED
+        if not joined and (inverse or any(text in nouns for text in behind)):
+            continue
+        category = _stricter_act(category, act.verb.category)
+    if not reading and not inverse:
+        category = _stricter_act(category, _object_category(head, sentence))
+    return category
+
+
+def _stricter_act(a: Category, b: Category) -> Category:
+    """As :func:`stricter`; what both pays and destroys is Destructive."""
+    return Category.DESTRUCTIVE if b is Category.DESTRUCTIVE else stricter(a, b)
+
+
+def _is_program(query: _Act, sentence: Sequence[Word]) -> bool:
+    """*query*, *sql_query*, *query_database*: asks in a language that may also change or run; *query_metrics* only looks."""
+    return query.at == len(sentence) - 1 or any(word.text in w.DATABASES for word in sentence)
+
+
+def _object_category(head: _Act, sentence: Sequence[Word]) -> Category:
+    """What the object of a verb that is no reading one makes of it: a deletion is scheduled, a command sent, a run created."""
+    behind = sentence[head.at + 1 :]
+    for i, word in enumerate(behind):
+        if word.form is Form.NOMINAL and word.verb and word.verb.category is Category.DESTRUCTIVE:
+            if not any(later.text in w.PROTECTED for later in behind[i + 1 :]):
+                return Category.DESTRUCTIVE
+    texts = {word.text for word in behind}
+    if head.lemma in w.SENT_TO_RUN and texts & w.CODE:
+        return Category.EXECUTE
+    if head.lemma == "submit" and texts & w.WORK:
+        return Category.EXECUTE
+    if head.lemma in w.CREATED_TO_RUN and behind and behind[-1].text in w.STARTED:
+        return Category.EXECUTE
+    return Category.READ
+
+
+def _verbless(sentence: Sequence[Word]) -> Category:
+    """Nouns alone: something to look at (*logs*, *order_history*, *deleted_items*), else a name that says nothing."""
+    if not sentence:
+        return Category.EXECUTE
+    if sentence[-1].text in w.REFERENCE:
+        return Category.READ
+    if len(sentence) > 1 and any(word.form is Form.PARTICIPLE for word in sentence[:-1]):
+        return Category.READ
+    return Category.EXECUTE
+
+
+def _is_money(said: frozenset[str], reading: bool) -> bool:
+    objects = w.MONEY if reading else w.MONEY | w.MONEY_ACTED_ON
+    for text in said & objects:
+        if not said & w.NOT_MONEY.get(text.removesuffix("s"), frozenset()):
+            return True
+    return bool(said & {"position", "positions"} and said & w.POSITION_ACTS)
