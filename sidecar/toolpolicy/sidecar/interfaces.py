@@ -1,7 +1,8 @@
 """The seams of the sidecar: what the way of a call asks of identity, state, audit and rules.
 
-Each is as narrow as its one caller needs, so that memory or Redis, a file or a ConfigMap, stdout or OTLP plug in behind it.
-A method typed ``T | Awaitable[T]`` answers at once where it can: the hot path then never yields to the event loop.
+Each is as narrow as its one caller needs, so that memory or Redis, a file or a ConfigMap, stdout or OTLP plug in
+behind it. A method typed ``T | Awaitable[T]`` answers at once where it can: the hot path then never yields to the
+event loop.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class IdentityRefused:
 
 
 class Identifier(Protocol):
-    def identify(self, peer: Peer, headers: RawHeaders) -> Identity | IdentityRefused | Awaitable[Identity | IdentityRefused]: ...
+    def identify(
+        self, peer: Peer, headers: RawHeaders
+    ) -> Identity | IdentityRefused | Awaitable[Identity | IdentityRefused]: ...
 
 
 class Grant(Protocol):
@@ -92,12 +95,14 @@ class AuditEntry:
     """Of the rules."""
     forwarded: bool
     arguments: Mapping[str, Any] | None = None
+    redact: Sequence[str] = ()
+    """JSON pointers into ``arguments`` (``spec.audit.redact``)."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class AuditLog(Protocol):
     def record(self, entry: AuditEntry) -> bool:
-        """True once the line is with the operating system; False if it could not be written (``onAuditFailure`` decides)."""
+        """True once the line is with the operating system; False if it could not be (``onAuditFailure`` decides)."""
         ...
 
     def close(self) -> None: ...
