@@ -88,6 +88,26 @@ def npm() -> list[str]:
     return [str(node().with_name("npm"))]
 
 
+def go() -> Path:
+    """The Go compiler of ``requirements/test-go.txt``."""
+    return venv("test-go") / "bin" / "go"
+
+
+def go_program(source: Path) -> Path:
+    """The program built from the Go module in ``source``, built once for each content of its files."""
+    files = sorted(file for file in source.rglob("*") if file.suffix in {".go", ".mod", ".sum"})
+    target = cache_dir() / f"go-{source.name}-{_digest(ROOT / 'requirements' / 'test-go.txt', *files)}"
+    with _building(target) as missing:
+        if missing:
+            compiler = go()
+            _say(f"building {source.name} with Go (once)")
+            target.mkdir(parents=True)
+            # The toolchain that is pinned, and no other that a go.mod may name.
+            extra = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOCACHE": str(cache_dir() / "go-build")}
+            _run([str(compiler), "build", "-o", str(target / "program"), "."], cwd=source, **extra)
+    return target / "program"
+
+
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment for an installed program: without this Python's own settings, Node 22 first on ``PATH``."""
     environment = {
@@ -120,13 +140,13 @@ def _building(target: Path) -> Generator[bool]:
         (target / MARKER).touch()
 
 
-def _run(command: Sequence[str], cwd: Path) -> None:
+def _run(command: Sequence[str], cwd: Path, **extra: str) -> None:
     shown = " ".join(command)
     try:
         done = subprocess.run(  # noqa: S603 - pinned command lines of this file
             command,
             cwd=cwd,
-            env=child_environment(),
+            env=child_environment(**extra),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
