@@ -18,7 +18,10 @@ class Principal:
 
     id: str
     kind: str = "Anonymous"
-    """``ServiceAccount`` | ``JWT`` | ``Certificate`` | ``Credential`` (keyed hash of an opaque Authorization) | ``Address`` | ``Anonymous``."""
+    """``ServiceAccount`` | ``JWT`` | ``Certificate`` | ``Credential`` | ``Address`` | ``Anonymous``.
+
+    ``Credential`` is a keyed hash of an opaque Authorization.
+    """
     verified: bool = False
     groups: tuple[str, ...] = ()
     service_account: str | None = None
@@ -80,7 +83,7 @@ class RuleRef:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One bucket that a call draws from. All enforced demands of a call are granted or none; each audited one by itself."""
+    """One bucket that a call draws from. All enforced demands of a call are granted or none, each audited one alone."""
 
     bucket: tuple[str, ...]
     """(policy UID, rule, per, values …): stable across processes and reloads."""
@@ -121,10 +124,10 @@ class WouldDeny:
 class Decision:
     """The outcome for one call.
 
-    ``reason`` is written for the agent: what was refused, by which rule, what would be accepted. ``code`` is a stable word for
-    logs and metrics (see :class:`Code`). ``needs_catalogue``: the answer depends on the server's tool catalogue, which does not
-    know this tool; the caller may list once and ask again, and must treat the decision as the Deny that it is otherwise.
-    ``demands`` must be granted by the state store before the call is forwarded.
+    ``reason`` is written for the agent: what was refused, by which rule, what would be accepted. ``code`` is a stable
+    word for logs and metrics (see :class:`Code`). ``needs_catalogue``: the answer depends on the server's catalogue,
+    which does not know this tool; the caller may list once and ask again, and must otherwise treat the decision as
+    the Deny that it is. ``demands`` must be granted by the state store before the call is forwarded.
     """
 
     action: Action
