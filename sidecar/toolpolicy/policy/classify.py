@@ -1,16 +1,18 @@
 """What a tool does, from nothing but its name: :func:`classify`.
 
-Names are what every server has and no server has to be trusted for: annotations are hints, written by whoever wrote the
-server (MCP specification, tools, "clients MUST consider tool annotations to be untrusted"). So the name decides, and
-annotations may only raise the result (:func:`raise_by_annotations`).
+Names are what every server has and no server has to be trusted for: annotations are hints, written by whoever wrote
+the server (MCP specification, tools, "clients MUST consider tool annotations to be untrusted"). So the name
+decides, and annotations may only raise the result (:func:`raise_by_annotations`).
 
-The order of strictness is Read < Write < Execute < Financial and Destructive. The last two are both the strictest: neither is
-below the other, so nothing turns one into the other. In doubt a name counts as the stricter: a Destructive, Execute or Financial
-tool that is called Read passes where reads are free, the opposite only costs somebody a rule. A name that says nothing is Execute.
+The order of strictness is Read < Write < Execute < Financial and Destructive. The last two are both the strictest:
+neither is below the other, so nothing turns one into the other. In doubt a name counts as the stricter: a
+Destructive, Execute or Financial tool that is called Read passes where reads are free, the opposite only costs
+somebody a rule. A name that says nothing is Execute.
 
-The rules are those of English: the name is cut into words (:func:`split`), each word is reduced to its verb and form
-(*deleted*, *deleting*, *deletion*), and the first verb heads the name. Behind a reading head other verbs are mostly nouns
-(*list runs*, *get delete marker*), unless they can't be (*find and replace*, *list and purge*). The vocabulary is in ``words.py``.
+The rules are those of English: the name is cut into words (:func:`split`), each word is reduced to its verb and
+form (*deleted*, *deleting*, *deletion*), and the first verb heads the name. Behind a reading head other verbs are
+mostly nouns (*list runs*, *get delete marker*), unless they can't be (*find and replace*, *list and purge*). The
+vocabulary is in ``words.py``.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Classification:
 
 
 def classify(name: str) -> Classification:
-    """Category and risk of a tool by its name. Never fails; linear in the name, of which 256 characters are looked at."""
+    """Category and risk of a tool by its name. Never fails; looks at the first 256 characters."""
     if len(name) > MAX_NAME:
         known = _classify(name[:MAX_NAME])
         category = stricter(known.category, Category.EXECUTE)
@@ -50,9 +52,9 @@ def classify(name: str) -> Classification:
 def raise_by_annotations(c: Classification, annotations: Mapping[str, Any]) -> Classification:
     """``c`` raised by a server's explicit annotations (``readOnlyHint``, ``destructiveHint``), never lowered.
 
-    ``readOnlyHint: false`` makes it at least Write; ``destructiveHint: true`` makes it Destructive, except that Financial
-    stays what it is (it is as strict, and a server must not be able to leave the rules for it) with Critical risk. A hint that
-    is not a boolean is taken for the stricter one.
+    ``readOnlyHint: false`` makes it at least Write; ``destructiveHint: true`` makes it Destructive, except that
+    Financial stays what it is (as strict, and a server must not be able to leave the rules for it), with Critical risk.
+    A hint that is not a boolean is taken for the stricter one.
     """
     category, risk = c.category, c.risk
     read_only, destructive = annotations.get("readOnlyHint"), annotations.get("destructiveHint")
@@ -71,7 +73,8 @@ def raise_by_annotations(c: Classification, annotations: Mapping[str, Any]) -> C
 def _classify(name: str) -> Classification:
     plain = unicodedata.normalize("NFKC", name)
     said = split(plain)
-    category, reading = category_of(said)
+    namespace = len(split(plain[: max(map(plain.rfind, "./:")) + 1]))
+    category, reading = category_of(said, namespace)
     if not plain.isascii():
         category = stricter(category, Category.EXECUTE)
     return Classification(category, risk_of(category, said, reading=reading))

@@ -1,4 +1,5 @@
-"""From the words of a tool's name to its category: which words are used as verbs, which one heads the name, what is done to what.
+"""From the words of a tool's name to its category: which words are used as verbs, which one heads the name, what is
+done to what.
 
 See ``classify.py`` for the purpose and the order of strictness.
 """
@@ -36,10 +37,16 @@ class _Act:
     lemma: str
 
 
-def category_of(said: Sequence[str]) -> tuple[Category, bool]:
-    """The category of a name cut into words, and whether it speaks of nothing but looking."""
+def category_of(said: Sequence[str], namespace: int = 0) -> tuple[Category, bool]:
+    """The category of a name cut into words, and whether it speaks of nothing but looking.
+
+    ``namespace``: how many of the words stand before the last ``.``, ``/`` or ``:``. Only their HARD verbs are verbs,
+    if the rest has one of its own.
+    """
     sentence = [analyse(text) for text in said]
     acts = _acts(sentence)
+    if any(act.at >= namespace for act in acts):
+        acts = [act for act in acts if act.at >= namespace or act.verb.strength is Strength.HARD]
     category = _headed(acts, sentence) if acts else _verbless(sentence)
     reading = category is Category.READ
     if category is not Category.DESTRUCTIVE and _is_money(frozenset(said), reading):
@@ -56,6 +63,8 @@ def _acts(sentence: Sequence[Word]) -> list[_Act]:
     strongest = max((act.verb.strength for act in found), default=Strength.LOOSE)
     if strongest > Strength.LOOSE:
         found = [act for act in found if act.verb.strength > Strength.LOOSE]
+    asked = next((act.at for act in found if act.lemma in w.NEVER_NOUNS), 0)
+    found = [act for act in found if act.at >= asked or act.lemma not in w.NAMES_A_RECORD]
     if strongest < Strength.HARD and len(sentence) > 1 and sentence[-1].text in w.STATUS:
         found = [act for act in found if act.lemma not in w.NAMES_A_RECORD]
     return found
@@ -67,6 +76,8 @@ def _speaks(sentence: Sequence[Word], i: int, based: bool) -> bool:
     assert word.verb is not None
     following = sentence[i + 1].text if i + 1 < len(sentence) else ""
     if word.form is Form.BASE:
+        if word.text == "log" and i and not following:
+            return False
         if following in w.FIXED_NOUN or (i > 1 and word.text in w.ONLY_FIRST):
             return False
         return word.verb.strength is Strength.HARD or i == 0 or sentence[i - 1].text not in w.NOT_A_START
@@ -78,26 +89,30 @@ def _speaks(sentence: Sequence[Word], i: int, based: bool) -> bool:
 def _headed(acts: Sequence[_Act], sentence: Sequence[Word]) -> Category:
     """The category of a name with verbs: the first one's, raised by those behind it that are not its nouns."""
     head, *others = acts
-    if head.lemma == "reset" and any(word.text in w.HARMLESS_RESETS for word in sentence):
-        category = Category.WRITE
-    elif head.lemma == "query" and _is_program(head, sentence):
-        category = Category.EXECUTE
-    else:
-        category = head.verb.category
-    reading = head.verb.category is Category.READ
+    category = _meaning(head, sentence)
+    reading = category is Category.READ
     inverse = head.lemma in w.INVERSE
     for act in others:
         joined = any(word.text in w.CONJUNCTIONS for word in sentence[head.at + 1 : act.at])
-        if act.verb.strength is not Strength.HARD and not joined:
+        noun = act.verb.strength is not Strength.HARD and not joined
+        if noun or act.verb.category is Category.READ:
             continue
         behind = (word.text for word in sentence[act.at + 1 :])
         nouns = w.ATTRIBUTED if reading else w.PROTECTED
         if not joined and (inverse or any(text in nouns for text in behind)):
             continue
-        category = _stricter_act(category, act.verb.category)
+        category = _stricter_act(category, _meaning(act, sentence))
     if not reading and not inverse:
         category = _stricter_act(category, _object_category(head, sentence))
     return category
+
+
+def _meaning(act: _Act, sentence: Sequence[Word]) -> Category:
+    """What the verb means in the company it keeps here."""
+    if act.lemma == "query" and _is_program(act, sentence):
+        return Category.EXECUTE
+    company, meaning = w.COMPANY.get(act.lemma, (frozenset[str](), act.verb.category))
+    return meaning if any(word.text in company for word in sentence) else act.verb.category
 
 
 def _stricter_act(a: Category, b: Category) -> Category:
@@ -106,21 +121,21 @@ def _stricter_act(a: Category, b: Category) -> Category:
 
 
 def _is_program(query: _Act, sentence: Sequence[Word]) -> bool:
-    """*query*, *sql_query*, *query_database*: asks in a language that may also change or run; *query_metrics* only looks."""
+    """*query*, *sql_query*, *query_database*: a language that may also change things; *query_metrics* only looks."""
     return query.at == len(sentence) - 1 or any(word.text in w.DATABASES for word in sentence)
 
 
 def _object_category(head: _Act, sentence: Sequence[Word]) -> Category:
-    """What the object of a verb that is no reading one makes of it: a deletion is scheduled, a command sent, a run created."""
+    """What its object makes of a verb: a deletion is scheduled, a command sent, a run created."""
     behind = sentence[head.at + 1 :]
     for i, word in enumerate(behind):
-        if word.form is Form.NOMINAL and word.verb and word.verb.category is Category.DESTRUCTIVE:
-            if not any(later.text in w.PROTECTED for later in behind[i + 1 :]):
-                return Category.DESTRUCTIVE
+        deletion = word.form is Form.NOMINAL and word.verb and word.verb.category is Category.DESTRUCTIVE
+        if deletion and not any(later.text in w.PROTECTED for later in behind[i + 1 :]):
+            return Category.DESTRUCTIVE
     texts = {word.text for word in behind}
     if head.lemma in w.SENT_TO_RUN and texts & w.CODE:
         return Category.EXECUTE
-    if head.lemma == "submit" and texts & w.WORK:
+    if any(word.text in w.HANDS for word in sentence):
         return Category.EXECUTE
     if head.lemma in w.CREATED_TO_RUN and behind and behind[-1].text in w.STARTED:
         return Category.EXECUTE
@@ -135,7 +150,13 @@ def _verbless(sentence: Sequence[Word]) -> Category:
         return Category.READ
     if len(sentence) > 1 and any(word.form is Form.PARTICIPLE for word in sentence[:-1]):
         return Category.READ
+    if len(sentence) > 1 and all(_is_plural(word) for word in sentence[-2:]):
+        return Category.READ
     return Category.EXECUTE
+
+
+def _is_plural(word: Word) -> bool:
+    return len(word.text) > 3 and word.text.endswith("s") and not word.text.endswith(("ss", "us", "is"))
 
 
 def _is_money(said: frozenset[str], reading: bool) -> bool:
@@ -143,4 +164,4 @@ def _is_money(said: frozenset[str], reading: bool) -> bool:
     for text in said & objects:
         if not said & w.NOT_MONEY.get(text.removesuffix("s"), frozenset()):
             return True
-    return bool(said & {"position", "positions"} and said & w.POSITION_ACTS)
+    return not reading and bool(said & {"position", "positions"} and said & w.POSITION_ACTS)

@@ -1,4 +1,4 @@
-"""From a tool's name to its words, and from each word to the verb that it is a form of. The tables are in ``words.py``."""
+"""From a tool's name to its words, and from each word to the verb it is a form of. The tables are in ``words.py``."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _UNDOING = {"un", "de", "dis"}
 
 
 def _prefixed(text: str) -> tuple[Verb, str, Form] | None:
-    """Verbs made with a prefix: *undelete* takes back (a Write), *recreate* and *bulkdelete* do the same as the stem."""
+    """Verbs made with a prefix: *undelete* takes back (a Write), *resend* and *bulkdelete* do as the stem."""
     for prefix in _PREFIXES:
         if text.startswith(prefix) and len(text) > len(prefix) + 2:
             found = _inflected(text[len(prefix) :])
