@@ -35,7 +35,7 @@ from pathlib import Path
 
 from toolpolicy.policy.compile import PolicySet, compile_policies
 from toolpolicy.policy.errors import PolicyError, Problem
-from toolpolicy.policy.load import load_object, load_text
+from toolpolicy.policy.load import duplicates, load_object, load_text
 from toolpolicy.policy.model import Policy
 from toolpolicy.sidecar.rules.index import INDEX, IndexFault, parse_index, read_manifests
 from toolpolicy.sidecar.rules.selection import Pod, parse_labels, select
@@ -114,10 +114,11 @@ class _Watched(ABC):
     async def load(self) -> RulesStatus:
         """Look once, and load what changed. Never raises for a bad set: the status says it."""
         async with self._lock:
-            fingerprint = self._look()
-            if fingerprint == self._seen:
-                return self.status
-            await self._load(fingerprint)
+            for _ in range(3):  # what changes while it is read is read again
+                fingerprint = self._look()
+                if fingerprint == self._seen:
+                    break
+                await self._load(fingerprint)
         return self.status
 
     async def watch(self) -> None:
@@ -137,18 +138,22 @@ class _Watched(ABC):
                 unsettled = fingerprint
 
     async def _load(self, fingerprint: _Fingerprint) -> None:
+        problems: list[str] = []
+        candidate: _Candidate | None = None
+        policies: PolicySet | None = None
         try:
             candidate = await asyncio.to_thread(self._read)
-            if self._look() != fingerprint:
-                self._seen = None  # it changed while it was read: what was read may be a mixture
-                return
             policies = await asyncio.to_thread(_compile, candidate.policies)
         except (RulesFault, IndexFault, PolicyError) as fault:
-            self._refuse(fingerprint, [str(p) for p in fault.problems])
+            problems = [str(p) for p in fault.problems]
         except OSError as error:
-            self._refuse(fingerprint, [f"{error.filename or 'the rules'}: {error.strerror}"])
-        else:
+            problems = [f"{error.filename or 'the rules'}: {error.strerror}"]
+        if self._look() != fingerprint:
+            self._seen = None  # it changed while it was read: what was read, or found wrong, may be a mixture
+        elif candidate is not None and policies is not None:
             self._swap(fingerprint, candidate, policies)
+        else:
+            self._refuse(fingerprint, problems)
 
     def _swap(self, fingerprint: _Fingerprint, candidate: _Candidate, policies: PolicySet) -> None:
         self._seen = fingerprint
@@ -309,16 +314,17 @@ class DirectoryRules(_Watched):
                 f"epoch {index.epoch} is lower than {self.current.epoch}, which is in force: an older operator's set"
             )
             raise RulesFault([_fault(INDEX, message)])
-        policies: list[Policy] = []
+        policies: list[tuple[str, Policy]] = []
         problems: list[Problem] = []
         for entry, manifest in manifests:
             policy, found = load_object(dict(manifest), entry.key)
             problems.extend(p for p in found if p.severity == "error")
             if policy is not None:
-                policies.append(policy)
+                policies.append((entry.key, policy))
+        problems.extend(duplicates(policies))
         if problems:
             raise RulesFault(problems)
-        return _Candidate(select(policies, self._now()), index.revision, index.epoch)
+        return _Candidate(select([p for _, p in policies], self._now()), index.revision, index.epoch)
 
     def _now(self) -> Pod | None:
         if self._pod is None or self._labels_file is None:
@@ -339,31 +345,28 @@ def _read_plain(paths: Sequence[Path], max_bytes: int, directory: Path | None = 
     """All policies of some files. No policy at all is a fault: a lost or half-written file is not the wish to allow
     everything.
     """
-    policies: list[Policy] = []
+    policies: list[tuple[str, Policy]] = []
     problems: list[Problem] = []
     content = sha256()
     budget = max_bytes
     for path in paths:
         try:
             raw = _read_file(path, budget)
-            text = raw.decode("utf-8")
         except OSError as error:
             problems.append(_fault(path, f"can't be read: {error.strerror}"))
             continue
-        except UnicodeDecodeError:
-            problems.append(_fault(path, "is not UTF-8"))
-            continue
         budget -= len(raw)
         content.update(b"%d:" % len(raw) + raw)
-        found, faults = load_text(text, str(path))
-        policies.extend(found)
+        found, faults = load_text(raw, str(path))
+        policies.extend((str(path), p) for p in found)
         problems.extend(p for p in faults if p.severity == "error")
     if not policies and not problems:
         where = directory or (paths[0] if paths else Path("the rules"))
         problems.append(_fault(where, "holds no ToolPolicy; to allow everything say so with defaultAction: Allow"))
+    problems.extend(p for p in duplicates(policies) if p not in problems)
     if problems:
         raise RulesFault(problems)
-    return _Candidate(policies, content.hexdigest()[:12], 0)
+    return _Candidate([p for _, p in policies], content.hexdigest()[:12], 0)
 
 
 def _read_file(path: Path, budget: int) -> bytes:
