@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from toolpolicy.policy import reasons
-from toolpolicy.policy.compile import AuditPlan, CompiledRule
+from toolpolicy.policy.compiled import CompiledRule
 from toolpolicy.policy.evaluation import Evaluation, Gathered, Tally
 from toolpolicy.policy.model import Action
+from toolpolicy.policy.plan import AuditPlan
 from toolpolicy.policy.reasons import Refusal
 from toolpolicy.policy.types import Code, Demand, WouldDeny
 
@@ -52,6 +53,7 @@ def audited(
 
     ``gathered`` are the enforced tiers, ``refusal`` what they decided. What is refused by a rule or a default (steps 2
     and 3) never reaches the validations and limits of another rule: then only what would refuse as early is recorded.
+
     """
     record = _Record(evaluation)
     early = refusal is not None and refusal.code not in _LATE

@@ -9,7 +9,8 @@ Traps of the runtime (each measured, each with a test):
 * ``has()`` on a dotted variable is the variable itself. The checker then refuses it for want of a bool.
 
 The variables are declared dotted (``tool.name``), not as maps: a misspelt ``tool.nam`` is then an error when the policy
-is loaded, and only what a set of rules reads has to be converted for a call. """
+is loaded, and only what a set of rules reads has to be converted for a call.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +194,8 @@ def compile_expression(source: str, expect: Expect) -> Expression:
 
     Besides CEL's own checks: the length, the type of the result, the names, literal regular expressions and literal
     time zones. A result whose type only the call decides (``args.flag``) is accepted: at run time only a bool, or a
-    number, passes. """
+    number, passes.
+    """
     if len(source) > MAX_CODE_POINTS:
         raise ExpressionFault(
             f"an expression has at most {MAX_CODE_POINTS:,} code points, this one has {len(source):,}"
@@ -272,7 +274,8 @@ def zone_problem(name: str) -> str | None:
     try:
         ZoneInfo(name)
     except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
-        return f"unknown time zone `{_clip(name, 60)}`; expected a name like Europe/Zurich or UTC, or an offset like +02:00"
+        known = "a name like Europe/Zurich or UTC, or an offset like +02:00"
+        return f"unknown time zone `{_clip(name, 60)}`; expected {known}"
     return (
         f"the time zone `{name}` exists, but the zone database (zoneinfo) that CEL reads was not found: "
         "install the system package tzdata, or set TZDIR to a zoneinfo directory"
@@ -316,6 +319,7 @@ class Scope:
     """The values of one call, converted once for all expressions that share them.
 
     ``tainted`` are the variables that hold a NUL, which the runtime would cut at: no expression that reads one may run.
+
     """
 
     __slots__ = ("activation", "tainted")

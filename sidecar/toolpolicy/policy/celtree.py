@@ -3,7 +3,8 @@
 cel-expr-python shows no tree, but serialises one: ``Expression.serialize()`` is a ``google.protobuf.Any`` that holds a
 ``cel.expr.CheckedExpr`` (github.com/google/cel-spec, ``proto/cel/expr/{checked,syntax}.proto``). This is a reader of
 just the fields we need. It sees what the checker saw: strings with their escapes resolved, macros expanded, names
-resolved, so that no second opinion about CEL's grammar can differ from the first. """
+resolved, so that no second opinion about CEL's grammar can differ from the first.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ class Facts:
     identifiers: set[str] = field(default_factory=set[str])
     """Every name that is read, dotted where the checker resolved it so (``tool.name``); the variables of macros among
     them.
+
     """
     bound: set[str] = field(default_factory=set[str])
     """Variables that macros introduce (``x`` in ``list.all(x, …)``)."""

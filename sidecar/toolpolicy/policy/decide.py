@@ -10,7 +10,8 @@ Each tier with an enforced policy (ClusterToolPolicies, ToolPolicies) decides by
 6. Any ``RequireApproval`` needs an approval.
 
 An error in an expression of a matching enforced rule denies, whatever else allows. What Audit policies and Audit rules
-would have done is only recorded (:mod:`toolpolicy.policy.audited`). """
+would have done is only recorded (:mod:`toolpolicy.policy.audited`).
+"""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ from datetime import datetime
 from toolpolicy.policy import reasons
 from toolpolicy.policy.audited import audited
 from toolpolicy.policy.cel import Failure
-from toolpolicy.policy.compile import TOOLS_CALL, PolicySet, TierPlan
+from toolpolicy.policy.compile import PolicySet
+from toolpolicy.policy.compiled import TOOLS_CALL
 from toolpolicy.policy.evaluation import Evaluation, Gathered, Tally
 from toolpolicy.policy.model import Action
+from toolpolicy.policy.plan import TierPlan
 from toolpolicy.policy.reasons import Refusal
 from toolpolicy.policy.types import Call, Catalogue, Code, Counters, Decision, Demand, RuleRef, Shortage, WouldDeny
 
@@ -111,6 +114,7 @@ def conclude(policies: PolicySet, call: Call, decision: Decision, shortages: Seq
     """Step 5: a decision, given the demands that had no room. An audited one is recorded, any other denies.
 
     ``policies`` is the set that made the decision: a limit needs no more of it than the demand carries.
+
     """
     if not shortages or decision.action is Action.DENY:
         return decision
@@ -154,7 +158,8 @@ def visible(policies: PolicySet, call: Call, tool: str, catalogue: Catalogue | N
 
     An expression that reads ``args`` may hold for a grant, may not for a Deny, and may for a Deny that says ``hide``.
     Limits and approvals hide nothing. Where the answer depends on a catalogue that does not know the tool, it is not
-    shown. """
+    shown.
+    """
     if not policies.enforced:
         return True
     call = replace(call, method=TOOLS_CALL, tool=tool, arguments={})
@@ -187,6 +192,7 @@ def next_boundary(policies: PolicySet, now: datetime) -> float | None:
     """When the decisions of a set may next differ by time alone, as a POSIX timestamp; None: never.
 
     Expressions can ask for the hour in any zone, down to the minute: a set that reads ``now`` may change each minute.
+
     """
     if not policies.reads_now:
         return None

@@ -17,6 +17,7 @@ class DeclaredSchemas:
     objects.
 
     Both caches are bounded, because a server may list what it likes.
+
     """
 
     __slots__ = ("_by_content", "_by_identity")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from toolpolicy.policy import reasons
 from toolpolicy.policy.cel import Failure, Scope
-from toolpolicy.policy.compile import Check, CompiledRule, Plan
+from toolpolicy.policy.compiled import Check, CompiledRule
 from toolpolicy.policy.declared import DeclaredSchemas
 from toolpolicy.policy.model import Category, Risk
+from toolpolicy.policy.plan import Plan
 from toolpolicy.policy.reasons import Refusal
 from toolpolicy.policy.schemas import SchemaFault
 from toolpolicy.policy.types import Call, Catalogue, Demand
@@ -115,6 +116,7 @@ class Evaluation:
         """Step 4 for rules that apply, and what they will ask in steps 5 and 6.
 
         An answer that only lacks the catalogue comes last: another rule may refuse without it.
+
         """
         unknown: Refusal | None = None
         for rule in rules:

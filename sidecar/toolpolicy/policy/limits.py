@@ -135,6 +135,7 @@ class Window:
     def _coarsen(self) -> None:
         """Join entries of one grain (1/4096 of the window) under the time of the latest: they count a little longer,
         never less.
+
         """
         if self._costs is None:
             self._itemise()
@@ -227,7 +228,8 @@ class MemoryCounters:
     """The limits of one process. Enforced and audited buckets are apart, so that auditing can't crowd out enforcing.
 
     When ``max_buckets`` are live, a demand that needs a new one has no room until one expires; those that exist go on.
-    To forget a live one instead would let more than ``max`` through. """
+    To forget a live one instead would let more than ``max`` through.
+    """
 
     __slots__ = ("_audited", "_enforced")
 

@@ -24,7 +24,8 @@ def valid_glob(text: str) -> bool:
     """Whether a pattern can match anything.
 
     A glob has only characters of ordinary names and ``*``; a name without ``*`` may have any printable character,
-    because naming that exact string is what lets an unusual name pass. """
+    because naming that exact string is what lets an unusual name pass.
+    """
     if not text or len(text) > MAX_PATTERN:
         return False
     if "*" in text:
@@ -51,6 +52,7 @@ def glob_matches(pattern: str, name: str) -> bool:
 class NameIndex(Generic[T]):
     """Patterns and what they stand for. A lookup costs as much as there are lengths of prefixes, not as there are
     patterns.
+
     """
 
     __slots__ = ("_exact", "_inner", "_prefixes", "_suffixes")

@@ -17,7 +17,7 @@ from toolpolicy.policy.types import Call, Code, RuleRef, Shortage, WouldDeny
 
 if TYPE_CHECKING:
     from toolpolicy.policy.cel import Failure
-    from toolpolicy.policy.compile import Check, CompiledRule
+    from toolpolicy.policy.compiled import Check, CompiledRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,11 @@ def limited(call: Call, shortages: Sequence[Shortage]) -> tuple[Refusal, float |
     retry_after = worst.retry_after
     demand = worst.demand
     text = f"The {subject(call)} is refused by rule {demand.rule}: {_limit_text(worst)}"
-    limit = {"max": int(demand.max) if demand.max == int(demand.max) else demand.max, "window": format_duration(demand.window), "per": demand.per.value}
+    limit = {
+        "max": int(demand.max) if demand.max == int(demand.max) else demand.max,
+        "window": format_duration(demand.window),
+        "per": demand.per.value,
+    }
     details: dict[str, Any] = {"limit": limit}
     if retry_after is not None:
         details["retryAfterSeconds"] = math.ceil(retry_after)

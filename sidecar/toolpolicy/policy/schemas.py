@@ -1,7 +1,8 @@
 """The one adapter to jsonschema-rs: JSON Schema 2020-12 for arguments.
 
 Nothing is ever fetched (``offline``), patterns run on a linear engine, and a message never repeats the value that was
-sent: it may be huge or secret. What the agent gets is a JSON pointer (RFC 6901) and what is expected there. """
+sent: it may be huge or secret. What the agent gets is a JSON pointer (RFC 6901) and what is expected there.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +49,7 @@ def compile_schema(schema: Mapping[str, Any] | bool) -> Validator:
     """Compile a policy's schema. Raises :class:`SchemaFault`.
 
     ``format`` is enforced and unknown formats are refused, because an author who writes one expects it to hold.
+
     """
     if isinstance(schema, Mapping) and schema.get("$schema", _DIALECT).rstrip("#") != _DIALECT:
         raise SchemaFault(f"the dialect must be {_DIALECT} (or leave $schema out)", "/$schema")
@@ -58,6 +60,7 @@ def compile_declared(schema: Mapping[str, Any]) -> Validator:
     """Compile a server's own ``inputSchema``, in the dialect it declares (default 2020-12, as MCP says).
 
     ``format`` is an annotation there, as the specification has it. Raises :class:`SchemaFault`.
+
     """
     try:
         kind = jsonschema_rs.validator_cls_for(dict(schema))

@@ -63,6 +63,7 @@ def on_audit_failure(policies: Sequence[Policy]) -> Literal["Deny", "Continue"]:
 def audit(policies: Sequence[Policy]) -> AuditConfig:
     """Arguments are recorded in full only if a policy asks for it and none states ``Digest``; whatever any redacts is
     redacted.
+
     """
     stated = {policy.spec.audit.arguments for policy in policies if "arguments" in policy.spec.audit.model_fields_set}
     redact = tuple(sorted({pointer for policy in policies for pointer in policy.spec.audit.redact}))
@@ -74,7 +75,8 @@ def identity(policies: Sequence[Policy]) -> IdentityConfig | None:
 
     Within a tier, several policies verify less, never more: an issuer keeps the audiences all its entries share, and
     entries that disagree on its keys verify nothing; two CAs, or two sources of the session, are none; proxies are
-    those all trust. """
+    those all trust.
+    """
     configs = [(policy, policy.spec.identity) for policy in _enforced(policies) if policy.spec.identity is not None]
     if not configs:
         return None

@@ -1,0 +1,84 @@
+"""What is left to ask of a call once its tool is known: the rules whose names, categories and risks match it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from toolpolicy.policy.classify import Classification, raise_by_annotations
+from toolpolicy.policy.compiled import CompiledRule
+from toolpolicy.policy.types import RuleRef
+
+
+@dataclass(frozen=True, slots=True)
+class TierPlan:
+    """The enforced policies of one tier, for one name."""
+
+    rules: tuple[CompiledRule, ...]
+    default_deny: bool
+    """An unusual name is never allowed by default."""
+    defaults: tuple[RuleRef, ...]
+    """The policies whose default decides: those that deny, if any does."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPlan:
+    """One Audit policy, for one name. ``tier`` is the index in :attr:`Plan.tiers` of the tier it would join, or
+    None.
+
+    """
+
+    ref: RuleRef
+    rules: tuple[CompiledRule, ...]
+    default_deny: bool
+    tier: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    tool: str | None
+    tiers: tuple[TierPlan, ...]
+    audits: tuple[AuditPlan, ...]
+    variables: tuple[str, ...]
+    """What the expressions of these rules read."""
+    classification: Classification | None
+    usual: bool = True
+    """False: only a rule that names this exact string may grant it."""
+    needs_catalogue: bool = False
+    """Which rules match depends on annotations that are not known; these are the ones that match whatever they say."""
+
+    def grants(self, rule: CompiledRule) -> bool:
+        """Whether a rule that applies grants."""
+        return rule.grants and (self.usual or self.tool in rule.named)
+
+
+class NamePlans:
+    """The plans of one tool name: one for each class that annotations may raise it to, one for when they are
+    unknown.
+
+    """
+
+    __slots__ = ("base", "by_class", "unknown")
+
+    def __init__(self, base: Classification) -> None:
+        self.base = base
+        self.by_class: dict[Classification, Plan] = {}
+        self.unknown: Plan | None = None
+
+
+_ANNOTATIONS = [
+    {
+        name: value
+        for name, value in zip(("readOnlyHint", "destructiveHint", "openWorldHint"), values, strict=True)
+        if value is not None
+    }
+    for values in product((None, True, False), repeat=3)
+]
+_POSSIBLE: dict[Classification, frozenset[Classification]] = {}
+
+
+def possible_classes(base: Classification) -> frozenset[Classification]:
+    """What a tool may be, once the server's annotations are known."""
+    if base not in _POSSIBLE:
+        _POSSIBLE[base] = frozenset(raise_by_annotations(base, annotations) for annotations in _ANNOTATIONS)
+    return _POSSIBLE[base]
