@@ -45,7 +45,7 @@ def _to_stderr(line: str) -> None:
 
 
 class StdioBridge:
-    """Serves ``command`` on ``socket_path`` (default: one in a new private directory) at ``path``.
+    """Serves ``command`` on ``socket_path`` (default: one in a new private directory), on every path.
 
     ``await start()`` raises StdioError if the command cannot be started; ``await stop()`` ends every process. The
     directory of the socket must belong to its owner alone; a missing one is made.
@@ -57,29 +57,27 @@ class StdioBridge:
         shared: bool = False,
         socket_path: Path | str | None = None,
         *,
-        path: str = "/mcp",
         limits: StdioLimits | None = None,
         log: Log = _to_stderr,
     ) -> None:
         self.command = list(command)
-        self.shared = shared
-        self.path = path
         self.limits = limits or StdioLimits()
         self._given = Path(socket_path) if socket_path is not None else None
         self._own_directory: tempfile.TemporaryDirectory[str] | None = None
-        self._log = log
+        self.pool = Pool(self.command, self.limits, log, shared=shared)
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Start the first process, so that a command that cannot run says so now, and listen."""
         check_command(self.command)
         self.socket_path = self._private_socket()
-        self._pool = Pool(self.command, self.limits, self._log, shared=self.shared)
-        await self._pool.start()
+        await self.pool.start()
         app = web.Application(client_max_size=self.limits.max_line)
-        app.router.add_post(self.path, self._post)
-        app.router.add_get(self.path, self._get, allow_head=False)
-        app.router.add_delete(self.path, self._delete)
+        # any path: the sidecar decides where MCP is served, and nobody else can reach the socket
+        anywhere = "/{path:(?!\\.well-known/).*}"
+        app.router.add_post(anywhere, self._post)
+        app.router.add_get(anywhere, self._get, allow_head=False)
+        app.router.add_delete(anywhere, self._delete)
         app.on_response_prepare.append(_plain_headers)
         self._runner = web.AppRunner(
             app,
@@ -95,7 +93,7 @@ class StdioBridge:
 
     async def stop(self) -> None:
         """End sessions and processes (each as the specification says), and remove the socket. Idempotent."""
-        await self._pool.stop()
+        await self.pool.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._own_directory is not None:
@@ -104,9 +102,14 @@ class StdioBridge:
             self._given.unlink(missing_ok=True)
 
     @property
+    def url(self) -> str:
+        """As the sidecar's upstream."""
+        return f"unix:{self.socket_path}"
+
+    @property
     def processes(self) -> int:
         """How many server processes there are."""
-        return self._pool.processes
+        return self.pool.processes
 
     def _private_socket(self) -> Path:
         if self._given is None:
@@ -151,7 +154,7 @@ class StdioBridge:
         if frames[0].shape is not Shape.REQUEST:
             return web.Response(status=202)  # without a session there is nobody that a notification could be about
         try:
-            link = await self._pool.for_stateless()
+            link = await self.pool.for_stateless()
         except StdioError as error:
             return _refusal(200, id_text, GONE, str(error))
         exchange = Exchange(Outbox(self.limits.bounds.queued_bytes), _takes(request, _EVENTS))
@@ -159,7 +162,7 @@ class StdioBridge:
 
     async def _initialize(self, request: web.Request, frame: Frame, id_text: str) -> web.StreamResponse:
         try:
-            session = await self._pool.open_session()
+            session = await self.pool.open_session()
         except StdioError as error:
             return _refusal(200, id_text, GONE, str(error))
         exchange = Exchange(Outbox(self.limits.bounds.queued_bytes), _takes(request, _EVENTS), session)
@@ -167,7 +170,7 @@ class StdioBridge:
             return await self._exchange(request, [frame], exchange, session.link)
         finally:
             if not session.revision:  # refused, or the client went away
-                self._pool.end_session(session)
+                self.pool.end_session(session)
 
     async def _exchange(
         self, request: web.Request, frames: list[Frame], exchange: Exchange, link: Link
@@ -268,14 +271,14 @@ class StdioBridge:
         session = self._session_of(request, "null")
         if isinstance(session, web.Response):
             return session
-        self._pool.end_session(session)
+        self.pool.end_session(session)
         return web.Response(status=200)
 
     def _session_of(self, request: web.Request, id_text: str) -> Session | web.Response:
         session_id = request.headers.get(SESSION_HEADER)
         if session_id is None:
             return _refusal(400, id_text, -32600, f"{SESSION_HEADER} is missing: initialize first")
-        session = self._pool.sessions.get(session_id)
+        session = self.pool.sessions.get(session_id)
         if session is None:
             return _refusal(
                 404, id_text, -32001, "Session not found: it ended, or its server process did; initialize anew"
