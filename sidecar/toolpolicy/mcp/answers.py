@@ -1,9 +1,10 @@
 """What a refused caller is told, in the shape that its client shows to the agent.
 
 A denied ``tools/call`` is a *successful* HTTP exchange with a tool result that is an error: the agent reads the
-reason and can act on it. Other clients' habits, measured: a plain 403 ends the session, an error with a null id is
-never shown and the caller waits, so an error carries the id wherever one is known and has no ``id`` member where none
-is.
+reason and can act on it. Clients' habits, read and measured: the Python client 1.x ends the session at a 400 or 403;
+2.x shows a 4xx whose JSON-RPC error has an id, null included, and says nothing useful where the member is missing; the
+TypeScript ones raise with the body's text. With status 200 every client waits for ever on an error whose id is null, so
+a body without a known id always goes with a 4xx.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 from toolpolicy.mcp import methods
 from toolpolicy.mcp.envelope import EnvelopeError, Message
 from toolpolicy.mcp.headers import HeaderFault
-from toolpolicy.policy.types import Decision
+from toolpolicy.policy.types import Code, Decision
 
 META_KEY: Final = "toolpolicy.dev/decision"
 DENIED: Final = -32010
@@ -45,8 +46,12 @@ def denial(message: Message, decision: Decision, *, revision: str | None = None)
 
 def refusal(message: Message, text: str, detail: dict[str, Any]) -> bytes:
     """The same for a refusal that is not a policy's: an overload, an upstream that does not answer."""
-    id = _quote(message.id) if isinstance(message.id, str) else str(message.id)
-    if message.method == methods.CALL:
+    return _refusal(message.method, message.id, text, detail)
+
+
+def _refusal(method: str | None, known: int | str | None, text: str, detail: dict[str, Any]) -> bytes:
+    id = _quote(known) if isinstance(known, str) else str(known)
+    if method == methods.CALL:
         return f"{_CALL_HEAD}{id}{_CALL_TEXT}{_quote(text)}{_CALL_META}{_json(detail)}{_CALL_TAIL}".encode("ascii")
     return (
         f'{{"jsonrpc":"2.0","id":{id},"error":{{"code":{DENIED},"message":{_quote(text)},'
@@ -69,6 +74,9 @@ def details(decision: Decision) -> dict[str, Any]:
 
 def parse_error(error: EnvelopeError) -> bytes:
     """The JSON body for a request that was refused before it could be judged; goes with ``error.status``."""
+    if error.method is not None:
+        detail = {"action": "Deny", "code": Code.INVALID_REQUEST}
+        return _refusal(error.method, error.id, error.message, detail)
     return http_error(error.code, error.message, error.id)
 
 
@@ -78,9 +86,9 @@ def header_error(fault: HeaderFault, message: Message | tuple[Message, ...] | No
 
 
 def http_error(code: int, text: str, id: int | str | None = None) -> bytes:
-    """A JSON-RPC error. Without an id the member is left out: a null one makes clients wait for ever."""
-    known = "" if id is None else f',"id":{_quote(id) if isinstance(id, str) else id}'
-    return f'{{"jsonrpc":"2.0"{known},"error":{{"code":{code},"message":{_quote(text)}}}}}'.encode("ascii")
+    """A JSON-RPC error for an HTTP status of 400 or above, with the id null where it is not known."""
+    known = "null" if id is None else _quote(id) if isinstance(id, str) else str(id)
+    return f'{{"jsonrpc":"2.0","id":{known},"error":{{"code":{code},"message":{_quote(text)}}}}}'.encode("ascii")
 
 
 def as_sse(body: bytes) -> bytes:

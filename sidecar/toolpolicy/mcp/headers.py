@@ -14,7 +14,6 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Final, cast
 
 from toolpolicy.mcp import methods
@@ -75,36 +74,26 @@ class HeaderFault:
     message: str
 
 
-class _Role(IntEnum):
-    NONE = 0
-    METHOD = 1
-    NAME = 2
-    VERSION = 3
-    PARAM = 4
-    SESSION = 5
-    CONNECTION = 6
-    DISGUISED = 7
-    LAST_EVENT = 8
-
+_NONE: Final = 0
+_SINGLE: Final = 1
+_METHOD: Final = 2
+_NAME: Final = 3
+_VERSION: Final = 4
+_PARAM: Final = 5
+_CONNECTION: Final = 6
+_DISGUISED: Final = 7
 
 _ROLES: Final = {
-    b"mcp-method": _Role.METHOD,
-    b"mcp-name": _Role.NAME,
-    b"mcp-protocol-version": _Role.VERSION,
-    b"mcp-session-id": _Role.SESSION,
-    b"last-event-id": _Role.LAST_EVENT,
-    b"connection": _Role.CONNECTION,
-}
-_SHOWN: Final = {
-    _Role.METHOD: "Mcp-Method",
-    _Role.NAME: "Mcp-Name",
-    _Role.VERSION: "MCP-Protocol-Version",
-    _Role.SESSION: "Mcp-Session-Id",
-    _Role.LAST_EVENT: "Last-Event-ID",
+    b"mcp-method": _METHOD,
+    b"mcp-name": _NAME,
+    b"mcp-protocol-version": _VERSION,
+    b"mcp-session-id": _SINGLE,
+    b"last-event-id": _SINGLE,
+    b"connection": _CONNECTION,
 }
 _PARAM_PREFIX: Final = b"mcp-param-"
 _MAX_SPELLINGS: Final = 1024
-_spellings: dict[bytes, _Role] = {}
+_spellings: dict[bytes, int] = {}
 
 _JSON_TYPES: Final = frozenset(
     {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
@@ -186,65 +175,66 @@ def verify(
     that kind must at least carry the value of some argument. ``revision`` is accepted for symmetry: a header that
     contradicts the body is refused in every revision, whether or not that revision defines it.
     """
-    seen: dict[_Role | bytes, bytes] = {}
+    seen: dict[bytes, bytes] = {}
     spellings = _spellings
     for name, value in headers:
         role = spellings.get(name)
         if role is None:
             role = _role(name)
-        if not role:
+        if role == _NONE:
             continue
-        if role is _Role.CONNECTION:
+        if role == _CONNECTION:
             if value.lower() not in _CONNECTION_USUAL and (fault := _check_connection(value)) is not None:
                 return fault
             continue
-        if role is _Role.DISGUISED:
+        if role == _DISGUISED:
             return _mismatch("a header name with _ can be mistaken for an MCP header: write it with -")
-        key = role if role is not _Role.PARAM else name.lower()
+        key = name.lower()
         if key in seen:
-            return _mismatch(f"{_SHOWN.get(role, 'an Mcp-Param header')} occurs twice: send it once")
+            return _mismatch(f"{_shown(key)} occurs twice: send it once")
         seen[key] = value
     if not seen:
         return None
     if isinstance(message, tuple):
-        if _Role.METHOD in seen or _Role.NAME in seen:
+        if b"mcp-method" in seen or b"mcp-name" in seen:
             return _mismatch("Mcp-Method and Mcp-Name can't describe a batch: send its messages one by one")
         return None
     return _compare(message, seen, declared)
 
 
 def _compare(
-    message: Message, seen: Mapping[_Role | bytes, bytes], declared: Mapping[bytes, tuple[str, ...]] | None
+    message: Message, seen: Mapping[bytes, bytes], declared: Mapping[bytes, tuple[str, ...]] | None
 ) -> HeaderFault | None:
-    stated = seen.get(_Role.METHOD)
-    if stated is not None and _text(stated) != message.method:
+    stated = seen.get(b"mcp-method")
+    if stated is not None and stated != (message.method or "").encode() and _text(stated) != message.method:
         return _mismatch("Mcp-Method differs from the method in the body: send the same")
-    stated = seen.get(_Role.NAME)
+    stated = seen.get(b"mcp-name")
     if stated is not None and (message.method in methods.NAME_PARAMETER or message.method is None):
         decoded = decode_value(stated)
         if decoded is None:
             return _mismatch("Mcp-Name must be visible ASCII or =?base64?…?= of UTF-8")
         if decoded != message.name:
             return _mismatch("Mcp-Name differs from the name in the body: send the same")
-    stated = seen.get(_Role.VERSION)
+    stated = seen.get(b"mcp-protocol-version")
     if stated is not None and message.method != "initialize":
         in_body = message.protocol_version
         if in_body is not None and _text(stated) != in_body:
             return _mismatch("MCP-Protocol-Version differs from the version in the body's _meta: send the same")
-    if any(isinstance(key, bytes) for key in seen):
-        return _compare_parameters(message, seen, declared)
+    for name in seen:
+        if name not in _ROLES:
+            return _compare_parameters(message, seen, declared)
     return None
 
 
 def _compare_parameters(
-    message: Message, seen: Mapping[_Role | bytes, bytes], declared: Mapping[bytes, tuple[str, ...]] | None
+    message: Message, seen: Mapping[bytes, bytes], declared: Mapping[bytes, tuple[str, ...]] | None
 ) -> HeaderFault | None:
     arguments = message.arguments if message.method == methods.CALL else {}
     for name, value in seen.items():
-        if not isinstance(name, bytes):
+        if name in _ROLES:
             continue
         decoded = decode_value(value)
-        shown = name.decode("latin-1")[:64]
+        shown = _shown(name)
         if decoded is None:
             return _mismatch(f"{shown} must be visible ASCII or =?base64?…?= of UTF-8")
         if declared is None:
@@ -306,19 +296,23 @@ def _text(value: bytes) -> str | None:
     return value.decode("ascii") if value.isascii() and b"\x7f" not in value and min(value, default=32) >= 32 else None
 
 
-def _role(name: bytes) -> _Role:
+def _role(name: bytes) -> int:
+    """What a spelling of a header name means here; remembered, for a bounded number of spellings."""
     lower = name.lower()
-    role = _ROLES.get(lower, _Role.NONE)
-    if role is _Role.NONE:
-        if lower.startswith(_PARAM_PREFIX):
-            role = _Role.PARAM
-        elif b"_" in lower:
-            plain = lower.replace(b"_", b"-")
-            if plain in _ROLES or plain.startswith(_PARAM_PREFIX):
-                role = _Role.DISGUISED
+    role = _ROLES.get(lower, _NONE)
+    if role == _NONE:
+        plain = lower.replace(b"_", b"-")
+        if lower.startswith(_PARAM_PREFIX) and lower == plain:
+            role = _PARAM
+        elif lower != plain and (plain in _ROLES or plain.startswith(_PARAM_PREFIX)):
+            role = _DISGUISED
     if len(_spellings) < _MAX_SPELLINGS:
         _spellings[name] = role
     return role
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("latin-1")[:64]
 
 
 def _check_connection(value: bytes) -> HeaderFault | None:
