@@ -302,9 +302,9 @@ def _role(name: bytes) -> int:
     role = _ROLES.get(lower, _NONE)
     if role == _NONE:
         plain = lower.replace(b"_", b"-")
-        if lower.startswith(_PARAM_PREFIX) and lower == plain:
+        if lower.startswith(_PARAM_PREFIX):
             role = _PARAM
-        elif lower != plain and (plain in _ROLES or plain.startswith(_PARAM_PREFIX)):
+        elif plain in _ROLES or plain.startswith(_PARAM_PREFIX):
             role = _DISGUISED
     if len(_spellings) < _MAX_SPELLINGS:
         _spellings[name] = role
