@@ -17,10 +17,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
 from cel_expr_python import cel  # pyright: ignore[reportMissingTypeStubs]
@@ -120,8 +121,8 @@ class Expression:
 
     def test(self, scope: Scope) -> bool | Failure:
         """True, False, or why neither. Nothing else ever passes."""
-        if scope.tainted and not scope.tainted.isdisjoint(self.variables):
-            return self._tainted(scope)
+        if scope.tainted is not None and not scope.tainted.isdisjoint(self.variables):
+            return self._cut(scope.tainted)
         try:
             value = self._eval(scope.activation).value()
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
@@ -132,8 +133,8 @@ class Expression:
 
     def number(self, scope: Scope) -> float | Failure:
         """A finite, non-negative number, or why not."""
-        if scope.tainted and not scope.tainted.isdisjoint(self.variables):
-            return self._tainted(scope)
+        if scope.tainted is not None and not scope.tainted.isdisjoint(self.variables):
+            return self._cut(scope.tainted)
         try:
             value = self._eval(scope.activation).value()
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
@@ -159,8 +160,8 @@ class Expression:
         problem = problem.split(": ", 1)[-1] if problem.split(": ", 1)[0].isupper() else problem
         return Failure(self.source, _clip(problem.replace("\n", " ")), _cure(problem))
 
-    def _tainted(self, scope: Scope) -> Failure:
-        names = ", ".join(sorted(scope.tainted & self.variables))
+    def _cut(self, tainted: frozenset[str]) -> Failure:
+        names = ", ".join(sorted(tainted & self.variables))
         return Failure(self.source, f"{names} contains the character U+0000", "Send the call without it.")
 
 
@@ -315,53 +316,70 @@ _GETTERS: Mapping[str, Getter] = {
 }
 
 
+Reader = tuple[str, Getter | None]
+
+
+def readers(variables: Collection[str]) -> tuple[Reader, ...]:
+    """How to find the values of variables; prepared once, for :class:`Scope`."""
+    return tuple((name, _GETTERS.get(name)) for name in VARIABLES if name in variables)
+
+
 class Scope:
     """The values of one call, converted once for all expressions that share them.
 
     ``tainted`` are the variables that hold a NUL, which the runtime would cut at: no expression that reads one may run.
-
     """
 
     __slots__ = ("activation", "tainted")
 
-    def __init__(self, variables: Iterable[str], call: Call, category: str, risk: str) -> None:
+    def __init__(self, wanted: Iterable[Reader], call: Call, category: str, risk: str) -> None:
         values: dict[str, Any] = {}
-        tainted: list[str] = []
-        for name in variables:
-            if name == "tool.category":
-                values[name] = category
-            elif name == "tool.risk":
-                values[name] = risk
-            else:
-                value = _GETTERS[name](call)
-                values[name] = value
-                if has_nul(value):
-                    tainted.append(name)
+        tainted: list[str] | None = None
+        for name, getter in wanted:
+            if getter is None:
+                values[name] = category if name == "tool.category" else risk
+                continue
+            values[name] = value = getter(call)
+            if has_nul(value):
+                tainted = [*(tainted or ()), name]
         self.activation = _ENV.Activation(values)
-        self.tainted: frozenset[str] = frozenset(tainted)
+        self.tainted: frozenset[str] | None = frozenset(tainted) if tainted else None
 
 
 def has_nul(value: Any) -> bool:
     """Whether a NUL is in a JSON value: in a string of it or a key, at any depth. Never recurses."""
-    if isinstance(value, str):
+    if type(value) is str:
         return "\0" in value
-    if not isinstance(value, Mapping | list | tuple):
-        return False
-    stack: list[Any] = [value]
-    while stack:
-        item: Mapping[str, Any] | Sequence[Any] = stack.pop()
+    if type(value) is dict:  # the flat arguments of most calls
+        for key, child in cast(dict[str, Any], value).items():
+            if "\0" in key:
+                return True
+            if type(child) is str:
+                if "\0" in child:
+                    return True
+            elif type(child) not in _SCALARS:
+                break
+        else:
+            return False
+    pending: list[Any] = [value]
+    for item in pending:  # grows as it goes
         children: Iterable[Any]
-        if isinstance(item, Mapping):
-            for key in item:
+        if type(item) is dict or isinstance(item, Mapping):
+            for key in cast(Mapping[str, Any], item):
                 if "\0" in key:
                     return True
-            children = item.values()
+            children = cast(Mapping[str, Any], item).values()
+        elif isinstance(item, list | tuple):
+            children = cast(Sequence[Any], item)
         else:
-            children = item
+            continue
         for child in children:
             if type(child) is str:
                 if "\0" in child:
                     return True
-            elif isinstance(child, dict | list | tuple):
-                stack.append(child)
+            elif type(child) not in _SCALARS:
+                pending.append(child)
     return False
+
+
+_SCALARS = frozenset({int, float, bool, type(None), datetime})

@@ -15,7 +15,7 @@ from typing import Literal
 
 from toolpolicy.policy import settings
 from toolpolicy.policy.bounded import Bounded
-from toolpolicy.policy.cel import VARIABLES
+from toolpolicy.policy.cel import readers
 from toolpolicy.policy.classify import Classification, classify, raise_by_annotations
 from toolpolicy.policy.compiled import TOOLS_CALL, CompiledPolicy, CompiledRule, tier_of
 from toolpolicy.policy.errors import PolicyError, Problem
@@ -84,12 +84,16 @@ class PolicySet:
         tool = call.tool
         plans = self._names.get(tool) or self._names.keep(tool, NamePlans(classify(tool)))
         info = catalogue.get(tool) if catalogue is not None else None
+        if info is not None and plans.last is not None and plans.last_info is info:
+            return plans.last
         if info is None:
             if plans.unknown is None:
                 plans.unknown = self._unknown_plan(tool, plans)
             return plans.unknown
         found = raise_by_annotations(plans.base, info.annotations)
-        return plans.by_class.get(found) or self._class_plan(tool, plans, found)
+        plans.last = plans.by_class.get(found) or self._class_plan(tool, plans, found)
+        plans.last_info = info
+        return plans.last
 
     def _class_plan(self, tool: str, plans: NamePlans, found: Classification) -> Plan:
         rules = [rule for rule in self._candidates(tool) if rule.matches_class(tool, found)]
@@ -148,7 +152,8 @@ class PolicySet:
             for policy in self.audit_policies
         )
         read = frozenset[str]().union(*(expression.variables for rule in rules for expression in rule.expressions()))
-        return Plan(tool, tuple(tiers), audits, tuple(name for name in VARIABLES if name in read), found, usual)
+        records = bool(audits) or any(rule.rule_audit for rule in rules)
+        return Plan(tool, tuple(tiers), audits, readers(read), found, usual, records)
 
 
 def compile_policies(policies: Sequence[Policy]) -> PolicySet:

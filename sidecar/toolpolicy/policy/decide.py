@@ -53,7 +53,7 @@ def evaluate(policies: PolicySet, call: Call, catalogue: Catalogue | None) -> De
                 break
     would_deny: tuple[WouldDeny, ...] = ()
     audit_demands: tuple[Demand, ...] = ()
-    if plan.audits or any(found.audits for found in gathered):
+    if plan.audits_anything:
         would_deny, audit_demands = audited(evaluation, gathered, refusal)
     category, risk = evaluation.category, evaluation.risk
     if refusal is not None:
@@ -85,9 +85,9 @@ def evaluate(policies: PolicySet, call: Call, catalogue: Catalogue | None) -> De
 def _judge_rules(evaluation: Evaluation, gathered: Sequence[Gathered]) -> Refusal | None:
     """Steps 2 and 3, of every tier; the cluster's first."""
     plan = evaluation.plan
-    denies = [rule for found in gathered for rule in found.denies]
-    if denies:  # step 2
-        return reasons.denied(evaluation.call, denies)
+    for found in gathered:
+        if found.denies:  # step 2
+            return reasons.denied(evaluation.call, [rule for found in gathered for rule in found.denies])
     for found in gathered:
         if found.failures:
             return reasons.failed(evaluation.call, *found.failures[0])
@@ -102,7 +102,8 @@ def _judge_rules(evaluation: Evaluation, gathered: Sequence[Gathered]) -> Refusa
 def _deciding(gathered: Sequence[Gathered], tiers: Sequence[TierPlan]) -> tuple[RuleRef, ...]:
     """What let a call pass: of each tier the rules that grant it, else the policies whose default does."""
     if len(tiers) == 1:
-        return tuple([rule.ref for rule in gathered[0].grants]) or tiers[0].defaults
+        grants = gathered[0].grants
+        return (grants[0].ref,) if len(grants) == 1 else tuple([rule.ref for rule in grants]) or tiers[0].defaults
     return tuple(
         ref
         for found, tier in zip(gathered, tiers, strict=True)

@@ -6,7 +6,6 @@ Deciding, recording what is audited, listing and explaining all ask these same q
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from toolpolicy.policy import reasons
 from toolpolicy.policy.cel import Failure, Scope
@@ -37,18 +36,15 @@ class Gathered:
         """Rules of their own ``mode: Audit``, whose Deny or restrictions are only recorded."""
         self.audited_failures: list[tuple[CompiledRule, Failure]] = []
 
-    @property
-    def audits(self) -> bool:
-        """Whether there is anything to record."""
-        return bool(self.audited or self.audited_failures)
 
-
-@dataclass(slots=True)
 class Tally:
     """What steps 5 and 6 will ask of a call that passed step 4."""
 
-    demands: list[Demand] = field(default_factory=list[Demand])
-    approvals: list[CompiledRule] = field(default_factory=list[CompiledRule])
+    __slots__ = ("approvals", "demands")
+
+    def __init__(self) -> None:
+        self.demands: list[Demand] = []
+        self.approvals: list[CompiledRule] = []
 
 
 class Evaluation:
@@ -72,7 +68,7 @@ class Evaluation:
             return self._overriding(rule, self.plan.tool)
         scope = self._scope
         if scope is None:
-            scope = self._scope = Scope(self.plan.variables, self.call, self.category or "", self.risk or "")
+            scope = self._scope = Scope(self.plan.readers, self.call, self.category or "", self.risk or "")
         return scope
 
     def _overriding(self, rule: CompiledRule, tool: str) -> Scope:
@@ -82,7 +78,7 @@ class Evaluation:
             self._overridden = {}
         found = self._overridden.get(known.category)
         if found is None:
-            found = Scope(self.plan.variables, self.call, known.category, known.risk)
+            found = Scope(self.plan.readers, self.call, known.category, known.risk)
             self._overridden[known.category] = found
         return found
 

@@ -36,6 +36,8 @@ def units(cost: float) -> int:
 
 def _ceiling(maximum: float) -> int:
     """``max`` in billionths, rounded down."""
+    if maximum == int(maximum):
+        return int(maximum) * UNIT
     return int(Decimal(repr(float(maximum))) * UNIT)
 
 
@@ -62,6 +64,8 @@ class Window:
     def forget(self, now: float) -> None:
         """Drop what no longer counts at ``now``."""
         times, head, end = self._times, self._head, len(self._times)
+        if head < end and times[head] + self.window > now:
+            return
         while head < end and times[head] + self.window <= now:
             if self._costs is not None:
                 self._total -= self._costs[head]
@@ -193,7 +197,9 @@ class _Table:
         return bucket
 
     def sweep(self, now: float, steps: int = _SWEEP) -> None:
-        for window, queue in list(self.due.items()):
+        for window, queue in tuple(self.due.items()):
+            if queue[0][0] > now:
+                continue
             for _ in range(steps):
                 if not queue or queue[0][0] > now:
                     break
@@ -204,7 +210,7 @@ class _Table:
                     del self.buckets[key]
                 else:
                     self.due.setdefault(bucket.window, deque()).append((now + bucket.window, key))
-            if not queue and not self.due[window]:
+            if not queue:
                 del self.due[window]
 
 
@@ -256,6 +262,8 @@ class MemoryCounters:
         taken: list[tuple[Window, int, float]] = []
         short: list[Shortage] = []
         audit_short: list[Shortage] = []
+        self._enforced.sweep(now)
+        self._audited.sweep(now)
         for demand in demands:
             if not demand.audit:
                 wait = self._draw(self._enforced, demand, now, taken)
@@ -273,7 +281,6 @@ class MemoryCounters:
         return Reservation(taken, audit_short)
 
     def _draw(self, table: _Table, demand: Demand, now: float, taken: list[tuple[Window, int, float]]) -> float | None:
-        table.sweep(now)
         cost = UNIT if demand.cost == 1.0 else units(demand.cost)
         maximum = _ceiling(demand.max)
         bucket = table.find(demand, now)

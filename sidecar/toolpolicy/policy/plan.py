@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+from toolpolicy.policy.cel import Reader
 from toolpolicy.policy.classify import Classification, raise_by_annotations
 from toolpolicy.policy.compiled import CompiledRule
-from toolpolicy.policy.types import RuleRef
+from toolpolicy.policy.types import RuleRef, ToolInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ class Plan:
     tool: str | None
     tiers: tuple[TierPlan, ...]
     audits: tuple[AuditPlan, ...]
-    variables: tuple[str, ...]
-    """What the expressions of these rules read."""
+    readers: tuple[Reader, ...]
+    """Of what the expressions of these rules read."""
     classification: Classification | None
     usual: bool = True
     """False: only a rule that names this exact string may grant it."""
+    audits_anything: bool = False
+    """Whether there is an Audit policy, or a rule of ``mode: Audit``."""
     needs_catalogue: bool = False
     """Which rules match depends on annotations that are not known; these are the ones that match whatever they say."""
 
@@ -58,10 +61,13 @@ class NamePlans:
 
     """
 
-    __slots__ = ("base", "by_class", "unknown")
+    __slots__ = ("base", "by_class", "last", "last_info", "unknown")
 
     def __init__(self, base: Classification) -> None:
         self.base = base
+        self.last: Plan | None = None
+        """The plan of ``last_info``: a catalogue answers with the same object until it is listed again."""
+        self.last_info: ToolInfo | None = None
         self.by_class: dict[Classification, Plan] = {}
         self.unknown: Plan | None = None
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 from toolpolicy.policy.model import Action, Category, Per, Risk
 
 Arguments = Mapping[str, Any]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def value(cls: type[T]) -> type[T]:
+    """A dataclass that is frozen for the type checker alone.
+
+    Freezing at run time takes 2 µs for a :class:`Decision`, as much as an expression. These are made for every call.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@value
 class Principal:
     """Who is calling. ``verified`` only for a JWT or a client certificate that was checked."""
 
@@ -29,7 +39,7 @@ class Principal:
     claims: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One judged request (DESIGN: ``tools/call`` and the other methods that start something).
 
@@ -81,7 +91,7 @@ class RuleRef:
         return f"{where}:{self.rule}" if self.rule else where
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Demand:
     """One bucket that a call draws from. All enforced demands of a call are granted or none, each audited one alone."""
 
@@ -97,7 +107,7 @@ class Demand:
     audit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shortage:
     """A demand that has no room now. ``retry_after`` is in seconds; None: never (the cost alone is above ``max``)."""
 
@@ -120,7 +130,7 @@ class WouldDeny:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """The outcome for one call.
 
