@@ -63,7 +63,7 @@ def explain_errors(error: ValidationError, manifest: Mapping[str, Any]) -> list[
         kind, location = each["type"], each["loc"]
         at_key = location[-1:] == ("[key]",)
         path = location[:-1] if at_key else location
-        value = _at(manifest, path)
+        value = path[-1] if at_key else _at(manifest, path)
         if value is None and kind != "missing":
             continue  # null: said once, in its own words
         if kind == "too_short" and isinstance(value, list | dict) and value:
@@ -137,7 +137,7 @@ _SIMPLE = {
     "string_too_long": "has {actual} characters, at most {limit} are accepted",
     "string_too_short": "the text is empty",
     "too_long": "has {actual} items, at most {limit} are accepted",
-    "too_short": "the list is empty: name at least one, or leave the field out",
+    "too_short": "it is empty: name at least one",
 }
 
 

@@ -57,13 +57,15 @@ MAX_TTL = 7 * 24 * 3600
 """Seconds."""
 MAX_RULES = 500
 
-DURATION_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": PATTERN, "maxLength": MAX_LENGTH},
-    ],
-    "x-kubernetes-int-or-string": True,
-}
+
+def _duration_schema(longest: int) -> dict[str, Any]:
+    return {
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": longest},
+            {"type": "string", "pattern": PATTERN, "maxLength": MAX_LENGTH, "allOf": [{"pattern": "[1-9]"}]},
+        ],
+        "x-kubernetes-int-or-string": True,
+    }
 
 
 def _positive(longest: float) -> Any:
@@ -112,10 +114,16 @@ PORT_SCHEMA: dict[str, Any] = {
 }
 
 Window = Annotated[
-    float, BeforeValidator(_positive(MAX_WINDOW)), PlainSerializer(format_duration), WithJsonSchema(DURATION_SCHEMA)
+    float,
+    BeforeValidator(_positive(MAX_WINDOW)),
+    PlainSerializer(format_duration),
+    WithJsonSchema(_duration_schema(MAX_WINDOW)),
 ]
 Ttl = Annotated[
-    float, BeforeValidator(_positive(MAX_TTL)), PlainSerializer(format_duration), WithJsonSchema(DURATION_SCHEMA)
+    float,
+    BeforeValidator(_positive(MAX_TTL)),
+    PlainSerializer(format_duration),
+    WithJsonSchema(_duration_schema(MAX_TTL)),
 ]
 Port = Annotated[int | str, PlainValidator(_port), WithJsonSchema(PORT_SCHEMA)]
 Amount = Annotated[float, Strict(), Field(gt=0, le=MAX_SUM, allow_inf_nan=False), PlainSerializer(_plain_number)]

@@ -20,7 +20,10 @@ API_VERSION = "toolpolicy.dev/v1alpha1"
 
 
 class Model(BaseModel):
-    """Dumps (``by_alias``) as a manifest: what is absent is left out, durations and numbers are spelt as in one."""
+    """Dumps (``by_alias``) as the manifest it came from: nothing is added, durations and numbers are spelt as there.
+
+    Whether a field was stated or has its default is kept: settings of several policies are merged by what they state.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -34,10 +37,11 @@ class Model(BaseModel):
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = handler(self)
-        required = {
-            n for name, info in type(self).model_fields.items() if info.is_required() for n in (name, info.alias)
-        }
-        return {name: value for name, value in dumped.items() if name in required or value not in (None, (), [], {})}
+        for name, info in type(self).model_fields.items():
+            if name not in self.model_fields_set or getattr(self, name) is None:
+                dumped.pop(name, None)
+                dumped.pop(info.alias or name, None)
+        return dumped
 
 
 class Category(StrEnum):
@@ -126,7 +130,7 @@ class Server(Model):
 
 
 class PrincipalMatch(Model):
-    """Who is calling. One of the lists must name the caller."""
+    """Who is calling. All lists that are given must name the caller."""
 
     ids: Annotated[tuple[f.PrincipalId, ...], Field(min_length=1, max_length=256)] = ()
     """Ids of principals, exactly."""
