@@ -263,7 +263,7 @@ async def test_old_sets_are_freed(tmp_path: Path) -> None:
 async def test_files_that_change_between_their_readings_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Old and new together would allow what neither allows: the new first file frees what only the old second one held."""
+    """Old and new files together could allow what neither set allows."""
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     deny = (YAML % ("b", "search")).replace("Allow", "Deny")
     one.write_text(YAML % ("a", "search"))

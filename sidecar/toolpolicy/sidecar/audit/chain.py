@@ -8,6 +8,7 @@ published head shows that.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 from dataclasses import dataclass
@@ -33,19 +34,40 @@ class Record:
     fields: dict[str, Any]
 
 
-def mac_of(key: bytes, body: bytes) -> str:
-    return hmac.digest(key, body, "sha256").hex()
+class Mac:
+    """HMAC-SHA256 (RFC 2104) under one key. The key is hashed in once, which halves the cost of ``hmac.digest`` on a line."""
+
+    __slots__ = ("_inner", "_outer", "key")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(b ^ 0x36 for b in block))
+        self._outer = hashlib.sha256(bytes(b ^ 0x5C for b in block))
+
+    def of(self, body: bytes) -> str:
+        """The MAC as 64 hex digits."""
+        inner = self._inner.copy()
+        inner.update(body)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+    @property
+    def key_id(self) -> str:
+        """Tells two keys apart and says nothing about them: for the message that another key is needed."""
+        return self.of(b"toolpolicy audit key id")[:12]
+
+    def derive(self, purpose: bytes) -> bytes:
+        """A key for another purpose, which says nothing about this one."""
+        return hmac.digest(self.key, purpose, "sha256")
 
 
-def key_id(key: bytes) -> str:
-    """Tells two keys apart and says nothing about them: for the message that another key is needed."""
-    return hmac.digest(key, b"toolpolicy audit key id", "sha256")[:6].hex()
-
-
-def seal(key: bytes, body: bytes) -> tuple[bytes, str]:
-    """The finished line of a body (without its closing brace), and its MAC."""
-    mac = mac_of(key, body)
-    return b'%b,"mac":"%b"}\n' % (body, mac.encode("ascii")), mac
+def seal(mac: Mac, body: str) -> tuple[bytes, str]:
+    """The finished line of a body (ASCII, without its closing brace), and its MAC."""
+    raw = body.encode("ascii")
+    code = mac.of(raw)
+    return raw + SEAL + code.encode("ascii") + b'"}\n', code
 
 
 def parse(line: bytes) -> Record | None:

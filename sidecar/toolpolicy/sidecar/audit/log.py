@@ -52,8 +52,8 @@ class ChainedAuditLog:
         self.failures = 0
         self.last_error = ""
         self._sink = sink
-        self._key = key
-        self._session_key = hmac.digest(key, b"toolpolicy session ids", "sha256")
+        self._key = chain.Mac(key)
+        self._sessions_key = chain.Mac(self._key.derive(b"toolpolicy session ids"))
         self._clock = clock
         self._chain = secrets.token_hex(8)
         self._seq = 0
@@ -64,7 +64,9 @@ class ChainedAuditLog:
         self._second_text = ""
         self._principals: dict[int, tuple[Principal, str]] = {}
         self._rules: dict[int, tuple[RuleRef, str]] = {}
+        self._clients: dict[int, tuple[Mapping[str, str], str]] = {}
         self._sessions: dict[str, str] = {}
+        self._revision = ("", ',"revision":"","forwarded":')
         self._begin()
 
     @property
@@ -91,7 +93,7 @@ class ChainedAuditLog:
 
     def _append(self, members: str) -> bool:
         body = f'{{"time":"{self._time()}","chain":"{self._chain}","seq":{self._seq + 1},{members},"prev":"{self._mac}"'
-        line, mac = chain.seal(self._key, body.encode("ascii"))
+        line, mac = chain.seal(self._key, body)
         written = self._sink.write(line)
         if written is not Written.NO:
             self._seq += 1
@@ -124,24 +126,37 @@ class ChainedAuditLog:
 
     def _decision(self, entry: AuditEntry) -> str:
         d = entry.decision
-        parts = (
-            f'"kind":"decision","action":"{d.action.value}","code":{quote(d.code)}',
-            f',"reason":{quote(d.reason[:MAX_TEXT])}' if d.reason else "",
-            f',"rules":[{",".join([self._rule(r) for r in d.rules])}]' if d.rules else "",
-            f',"wouldDeny":[{",".join([self._would_deny(w) for w in d.would_deny])}]' if d.would_deny else "",
-            f',"method":{quote(entry.method[:MAX_NAME])}',
-            f',"tool":{quote(entry.tool[:MAX_NAME])}' if entry.tool is not None else "",
-            f',"category":"{d.category.value}"' if d.category is not None else "",
-            f',"risk":"{d.risk.value}"' if d.risk is not None else "",
-            self._principal(entry.principal),
-            self._session(entry.session) if entry.session is not None else "",
-            f',"client":{_names(entry.client)}' if entry.client else "",
-            f',"argumentsDigest":"{entry.arguments_digest}"' if entry.arguments_digest is not None else "",
-            _arguments(entry) if entry.arguments is not None else "",
-            f',"requestId":{_request_id(entry.request_id)}' if entry.request_id is not None else "",
-            f',"revision":{quote(entry.revision)},"forwarded":{"true" if entry.forwarded else "false"}',
-            f',"extra":{_encode(dict(entry.extra))}' if entry.extra else "",
-        )
+        parts = [f'"kind":"decision","action":"{d.action}","code":"{d.code}"']
+        if d.reason:
+            parts.append(f',"reason":{quote(d.reason[:MAX_TEXT])}')
+        if d.rules:
+            parts.append(f',"rules":[{",".join([self._rule(r) for r in d.rules])}]')
+        if d.would_deny:
+            parts.append(f',"wouldDeny":[{",".join([self._would_deny(w) for w in d.would_deny])}]')
+        parts.append(f',"method":{quote(entry.method[:MAX_NAME])}')
+        if entry.tool is not None:
+            parts.append(f',"tool":{quote(entry.tool[:MAX_NAME])}')
+        if d.category is not None:
+            parts.append(f',"category":"{d.category}"')
+        if d.risk is not None:
+            parts.append(f',"risk":"{d.risk}"')
+        parts.append(self._principal(entry.principal))
+        if entry.session is not None:
+            parts.append(self._session(entry.session))
+        if entry.client:
+            parts.append(self._client(entry.client))
+        if entry.arguments_digest is not None:
+            parts.append(f',"argumentsDigest":"{entry.arguments_digest}"')
+        if entry.arguments is not None:
+            parts.append(_arguments(entry))
+        if entry.request_id is not None:
+            parts.append(_request_id(entry.request_id))
+        if entry.revision is not self._revision[0]:
+            self._revision = (entry.revision, f',"revision":{quote(entry.revision)},"forwarded":')
+        parts.append(self._revision[1])
+        parts.append("true" if entry.forwarded else "false")
+        if entry.extra:
+            parts.append(f',"extra":{_encode(dict(entry.extra))}')
         return "".join(parts)
 
     def _principal(self, principal: Principal) -> str:
@@ -153,6 +168,15 @@ class ChainedAuditLog:
             f'"verified":{"true" if principal.verified else "false"}}}'
         )
         _remember(self._principals, id(principal), (principal, text))
+        return text
+
+    def _client(self, client: Mapping[str, str]) -> str:
+        known = self._clients.get(id(client))
+        if known is not None and known[0] is client:
+            return known[1]
+        pairs = ",".join([f"{quote(k[:MAX_NAME])}:{quote(v[:MAX_NAME])}" for k, v in client.items()])
+        text = f',"client":{{{pairs}}}'
+        _remember(self._clients, id(client), (client, text))
         return text
 
     def _rule(self, rule: RuleRef) -> str:
@@ -170,8 +194,7 @@ class ChainedAuditLog:
     def _session(self, session: str) -> str:
         text = self._sessions.get(session)
         if text is None:
-            hashed = hmac.digest(self._session_key, session.encode("utf-8", "surrogatepass"), "sha256")[:12].hex()
-            text = f',"session":"{hashed}"'
+            text = f',"session":"{self._sessions_key.of(session.encode("utf-8", "surrogatepass"))[:24]}"'
             _remember(self._sessions, session, text)
         return text
 
@@ -184,7 +207,7 @@ class ChainedAuditLog:
 
     def _begin(self) -> None:
         """The first record of this process: it says where it goes on, and what it found damaged."""
-        notes: dict[str, Any] = {"keyId": chain.key_id(self._key)}
+        notes: dict[str, Any] = {"keyId": self._key.key_id}
         if isinstance(self._sink, FileSink):
             notes |= self._continue(self._sink)
         self._append(f'"kind":"start",{_encode(notes)[1:-1]}')
@@ -203,7 +226,7 @@ class ChainedAuditLog:
         last = chain.parse(whole.rpartition(b"\n")[2]) if newline else None
         if last is None:
             return notes | ({"after": "unreadable"} if whole else {})
-        if not hmac.compare_digest(chain.mac_of(self._key, last.body), last.mac):
+        if not hmac.compare_digest(self._key.of(last.body), last.mac):
             log.warning("%s: its last record was not written under this key; a new chain begins", sink.path)
             return notes | {"after": {"chain": last.chain, "seq": last.seq, "mac": last.mac}}
         self._chain, self._seq, self._mac = last.chain, last.seq, last.mac
@@ -218,7 +241,7 @@ class ChainedAuditLog:
             sink = FileSink(self._sink.path)
             self._sink.close()
             self._sink = sink
-            self._append(f'"kind":"start","keyId":"{chain.key_id(self._key)}","rotated":true')
+            self._append(f'"kind":"start","keyId":"{self._key.key_id}","rotated":true')
 
     def close(self) -> None:
         if self._lost:
@@ -260,12 +283,8 @@ def _remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
     cache[key] = value
 
 
-def _names(client: Mapping[str, str]) -> str:
-    return "{" + ",".join([f"{quote(k[:MAX_NAME])}:{quote(v[:MAX_NAME])}" for k, v in client.items()]) + "}"
-
-
 def _request_id(value: str | int) -> str:
-    return quote(value[:MAX_NAME]) if isinstance(value, str) else str(value)
+    return f',"requestId":{quote(value[:MAX_NAME]) if isinstance(value, str) else value}'
 
 
 def _arguments(entry: AuditEntry) -> str:

@@ -63,8 +63,9 @@ class Verifier:
     """Takes the lines of one or more files, in the order they were written, and finds out what happened to them."""
 
     def __init__(self, keys: Sequence[bytes], heads: Sequence[Head] = ()) -> None:
-        self._keys = {chain.key_id(k): k for k in keys}
-        self._key = keys[0]
+        macs = [chain.Mac(k) for k in keys]
+        self._keys = {m.key_id: m for m in macs}
+        self._key = macs[0]
         self._heads = heads
         self._wanted = {h.seq for h in heads}
         self._chains: dict[str, ChainState] = {}
@@ -116,7 +117,7 @@ class Verifier:
         return state
 
     def _check(self, record: chain.Record, state: ChainState) -> None:
-        genuine = hmac.compare_digest(chain.mac_of(self._key, record.body), record.mac)
+        genuine = hmac.compare_digest(self._key.of(record.body), record.mac)
         if not genuine:
             self._find("edited", f"record {record.seq} was changed after it was written: its MAC does not fit")
         else:
