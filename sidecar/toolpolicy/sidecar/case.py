@@ -1,0 +1,83 @@
+"""What is known of one request on its way through the gate, and the step from a value that may have to be awaited to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from toolpolicy.mcp.envelope import Message
+from toolpolicy.mcp.paths import Route
+from toolpolicy.policy.compile import PolicySet
+from toolpolicy.policy.types import Call, Decision
+from toolpolicy.sidecar.interfaces import Identity
+from toolpolicy.sidecar.requests import Request
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+MAX_LABEL = 128
+"""Characters kept of a client's name and version."""
+MAX_SESSION = 128
+"""Characters of a session id that are kept as they are; a longer one counts by its digest."""
+NO_CLIENT: Mapping[str, str] = {}
+
+
+class Case:
+    """``session_id`` is the server's own, ``session`` the one that counts for policies (a configured header or ``_meta`` key)."""
+
+    __slots__ = (
+        "client", "identity", "policies", "request", "revision", "route", "rules_revision", "session", "session_id", "started",
+    )  # fmt: skip
+
+    def __init__(
+        self, request: Request, route: Route, policies: PolicySet, rules_revision: str, identity: Identity, started: float
+    ) -> None:
+        self.request = request
+        self.route = route
+        self.policies = policies
+        self.rules_revision = rules_revision
+        self.identity = identity
+        self.started = started
+        self.session_id: str | None = None
+        self.session: str | None = None
+        self.revision: str | None = None
+        self.client = NO_CLIENT
+
+
+class Item:
+    """One judged message of a request (of a batch there are several)."""
+
+    __slots__ = ("call", "decision", "message")
+
+    def __init__(self, message: Message, call: Call, decision: Decision) -> None:
+        self.message = message
+        self.call = call
+        self.decision = decision
+
+
+def then(
+    value: T | Awaitable[T], step: Callable[[T], U | Awaitable[U]], kinds: type | tuple[type, ...]
+) -> U | Awaitable[U]:
+    """``step`` of a value that is there (an instance of ``kinds``), at once; of one that has to be awaited, later."""
+    if isinstance(value, kinds):
+        return step(cast(T, value))
+    return _later(cast("Awaitable[T]", value), step)
+
+
+async def _later(value: Awaitable[T], step: Callable[[T], U | Awaitable[U]]) -> U:
+    found = step(await value)
+    return await cast("Awaitable[U]", found) if isinstance(found, Awaitable) else found
+
+
+def bounded_session(value: bytes) -> str:
+    """A session id as a key: long ones as their digest, so that nobody fills memory with them."""
+    if len(value) <= MAX_SESSION:
+        return value.decode("latin-1")
+    return "sha256:" + hashlib.sha256(value).hexdigest()
+
+
+def client_label(info: Mapping[str, Any]) -> Mapping[str, str]:
+    """``name`` and ``version`` of clientInfo, cut to what a label may hold."""
+    found = {key: value[:MAX_LABEL] for key in ("name", "version") if isinstance(value := info.get(key), str)}
+    return found or NO_CLIENT

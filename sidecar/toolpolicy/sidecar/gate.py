@@ -1,0 +1,375 @@
+"""What becomes of a request, before and around the decision: where it goes, who sent it, whose session it is, and the answer.
+
+From cheap to dear: the path, the headers, the caller, the body, the session, then the judge. A request that is no call (a stream,
+the end of a session, a discovery document) is checked the same way and forwarded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from toolpolicy.mcp import answers, methods
+from toolpolicy.mcp.envelope import INVALID_REQUEST, EnvelopeError, Kind, Message, parse
+from toolpolicy.mcp.headers import HeaderFault, accepts_json, check_request_content, verify
+from toolpolicy.mcp.paths import Route, RouteKind, Routes
+from toolpolicy.mcp.revisions import batch_allowed, has_sessions
+from toolpolicy.policy.model import Action
+from toolpolicy.policy.types import Call, Code, Decision
+from toolpolicy.sidecar.case import Case, bounded_session, client_label, then
+from toolpolicy.sidecar.exchange import Exchange, Order
+from toolpolicy.sidecar.interfaces import AuditEntry, AuditLog, Identifier, Identity, IdentityRefused
+from toolpolicy.sidecar.judge import Judge
+from toolpolicy.sidecar.judge import Verdict as Judgement
+from toolpolicy.sidecar.lens import Caller, Lens, Sight
+from toolpolicy.sidecar.metrics import Metrics
+from toolpolicy.sidecar.requests import Dispatch, Request, Verdict
+from toolpolicy.sidecar.rules import RuleSet
+from toolpolicy.sidecar.sessions import Owners
+from toolpolicy.sidecar.settings import Settings
+from toolpolicy.sidecar.wiring import Answer, request_head
+
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+_IDENTITY = (Identity, IdentityRefused)
+_NOT_HERE = "there is nothing at this path; MCP is served at its exact path only"
+_NO_RULES = "No valid set of policies is loaded yet, so every call is denied. Try again shortly."
+_FOREIGN_SESSION = "This session belongs to another caller. Open a session of your own with initialize."
+_FOREIGN_TASK = "This task belongs to another caller."
+
+
+class Legacy(Protocol):
+    """The HTTP+SSE transport of 2024-11-05: answers to posted messages arrive on the stream that announced the path."""
+
+    def announced(self, exchange: Exchange, caller: Caller, data: bytes) -> bytes | None: ...
+
+    def deliver(self, target: str, event: bytes) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the gate works with. ``host`` replaces the Host header (None: it is preserved)."""
+
+    settings: Settings
+    judge: Judge
+    identifier: Identifier
+    audit: AuditLog
+    metrics: Metrics
+    sight: Sight
+    sessions: Owners
+    legacy: Legacy
+    host: bytes | None = None
+
+
+class Gate:
+    """``current`` and ``routes`` are read once per request; both are swapped when the rules change."""
+
+    def __init__(self, parts: Parts, current: Callable[[], RuleSet | None], routes: Callable[[], Routes]) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._identifier = parts.identifier
+        self._judge = parts.judge
+        self._current = current
+        self._routes = routes
+
+    def take(self, request: Request) -> Verdict | Awaitable[Verdict]:
+        """The verdict on one request: an answer of ours, or what to send upstream."""
+        started = time.perf_counter()
+        route = self._routes().route(request.method, request.target)
+        if route.kind is RouteKind.NOT_FOUND:
+            return self.refuse("path", 404, _NOT_HERE)
+        if request.body is not None and request.method in _BODILESS:
+            return self.refuse("body", 400, f"{request.method} takes no body", close=True)
+        found = self._identifier.identify(request.peer, request.headers)
+        if isinstance(found, Identity):
+            return self._identified(request, route, started, found)
+        return then(found, lambda who: self._identified(request, route, started, who), _IDENTITY)
+
+    def refuse(
+        self, word: str, status: int, text: str, *, close: bool = False, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> Answer:
+        """A request that is refused before it is a call. ``word`` is for the metric."""
+        self._parts.metrics.refused(word)
+        return Answer(status, answers.http_error(INVALID_REQUEST, text), headers=headers, close=close)
+
+    def _identified(
+        self, request: Request, route: Route, started: float, who: Identity | IdentityRefused
+    ) -> Verdict | Awaitable[Verdict]:
+        if isinstance(who, IdentityRefused):
+            challenge = ((b"WWW-Authenticate", who.www_authenticate.encode("latin-1", "replace")),)
+            return self.refuse("credential", who.status, who.reason, headers=challenge if who.status == 401 else ())
+        rules = self._current()
+        if rules is None:
+            return self._before_rules(request, route)
+        case = Case(request, route, rules.policies, rules.revision, who, started)
+        if route.kind is RouteKind.DISCOVERY or route.kind is RouteKind.PASS_THROUGH:
+            return self._pass_through(case)
+        if request.method == "POST":
+            return self._post(case)
+        if request.method in _BODILESS:
+            return self._bodiless(case)
+        allow = ((b"Allow", b"GET, POST, DELETE, OPTIONS, HEAD"),)
+        return self.refuse("method", 405, f"{request.method} is no method of MCP", headers=allow, close=True)
+
+    def _before_rules(self, request: Request, route: Route) -> Answer:
+        message: Message | tuple[Message, ...] | None = None
+        if request.method == "POST" and request.body and route.kind is not RouteKind.PASS_THROUGH:
+            try:
+                message = parse(request.body, max_depth=self._settings.max_depth)
+            except EnvelopeError as error:
+                return Answer(error.status, answers.parse_error(error))
+        self._parts.metrics.refused("no-rules")
+        if isinstance(message, Message) and message.kind is Kind.REQUEST:
+            decision = Decision(Action.DENY, Code.NO_RULES_YET, _NO_RULES)
+            return self._spoken(request, answers.denial(message, decision))
+        return Answer(503, answers.http_error(answers.DENIED, _NO_RULES), headers=((b"Retry-After", b"1"),))
+
+    # -- POST
+
+    def _post(self, case: Case) -> Verdict | Awaitable[Verdict]:
+        request = case.request
+        headers = request.headers
+        fault = check_request_content(headers)
+        if fault is not None:
+            return self._faulty(case, fault, None)
+        try:
+            message = parse(request.body or b"", max_depth=self._settings.max_depth)
+        except EnvelopeError as error:
+            self._invalid(case, error.message)
+            return Answer(error.status, answers.parse_error(error))
+        version = self._read_headers(case)
+        single = isinstance(message, Message)
+        stated = message.protocol_version if single else None
+        case.revision = version or stated
+        declared = None
+        if single and message.tool is not None:
+            declared = self._parts.sight.catalogue.declared(message.tool)
+        fault = verify(message, headers, case.revision, declared)
+        if fault is not None:
+            return self._faulty(case, fault, message)
+        if not single and (fault := self._batch_fault(case, message)) is not None:
+            return self._faulty(case, fault, message)
+        messages = (message,) if single else message
+        self._bind(case, messages)
+        foreign = self._foreign(case, messages)
+        if foreign is not None:
+            return foreign
+        judgement = self._judge.judge(case, messages) if any(m.judged for m in messages) else _PASSES
+        if isinstance(judgement, Judgement):
+            return self._concluded(case, messages, judgement)
+        return then(judgement, lambda found: self._concluded(case, messages, found), Judgement)
+
+    def _read_headers(self, case: Case) -> str | None:
+        """Notes the session; returns the revision that the header states."""
+        version: str | None = None
+        for name, value in case.request.headers:
+            size = len(name)
+            if size == 14:
+                if name.lower() == b"mcp-session-id":
+                    case.session_id = bounded_session(value)
+            elif size == 20 and name.lower() == b"mcp-protocol-version":
+                version = value.decode("latin-1")
+        if case.route.kind is RouteKind.LEGACY_MESSAGE:
+            case.session_id = bounded_session(case.route.target.encode())
+        return version
+
+    def _batch_fault(self, case: Case, messages: Sequence[Message]) -> HeaderFault | None:
+        if not batch_allowed(case.revision) or any(m.protocol_version not in (None, case.revision) for m in messages):
+            return HeaderFault(400, INVALID_REQUEST, "this revision has no batches: send the messages one by one")
+        if len(messages) > self._settings.max_batch:
+            return HeaderFault(400, INVALID_REQUEST, f"a batch may hold {self._settings.max_batch} messages: send fewer")
+        return None
+
+    def _bind(self, case: Case, messages: Sequence[Message]) -> None:
+        """Which session counts, and what the client calls itself."""
+        session = case.session_id if has_sessions(case.revision) else None
+        source = case.policies.session_source
+        if source is not None:
+            stated: str | None = None
+            if source.header is not None:
+                wanted = source.header.lower().encode()
+                found = [value for name, value in case.request.headers if name.lower() == wanted]
+                stated = bounded_session(found[0]) if len(found) == 1 and found[0] else None
+            elif source.meta_key is not None:
+                value = messages[0].meta.get(source.meta_key)
+                stated = bounded_session(value.encode("utf-8", "replace")) if isinstance(value, str) and value else None
+            session = stated or session
+        case.session = session
+        info = messages[0].client_info
+        if info:
+            case.client = client_label(info)
+        elif case.session_id is not None:
+            owner = self._parts.sessions.owner(case.session_id, time.monotonic())
+            if owner is not None:
+                case.client = owner.client
+
+    def _foreign(self, case: Case, messages: Sequence[Message]) -> Verdict | None:
+        principal = case.identity.principal
+        if not principal.verified:
+            return None
+        now = time.monotonic()
+        reason: str | None = None
+        if case.session_id is not None and self._parts.sessions.foreign(case.session_id, principal, now):
+            reason = _FOREIGN_SESSION
+        for message in messages:
+            task = message.task_id
+            if task is not None and self._parts.sight.tasks.foreign(task, principal, now):
+                reason = reason or _FOREIGN_TASK
+        if reason is None:
+            return None
+        for message in messages:
+            if message.kind is Kind.REQUEST:
+                judgement = self._judge.refuse(case, message, Code.FOREIGN_SESSION, reason)
+                return self._concluded(case, messages, judgement)
+        self._parts.metrics.refused("foreign-session")
+        return Answer(403, answers.http_error(answers.DENIED, reason))
+
+    def _concluded(self, case: Case, messages: Sequence[Message], judgement: Judgement) -> Verdict:
+        if judgement.allowed:
+            return self._dispatch(case, messages, judgement)
+        denied = {id(item.message): item.decision for item in judgement.items}
+        if len(messages) == 1:
+            return self._tell(case, answers.denial(messages[0], judgement.items[0].decision))
+        bodies: list[bytes] = []
+        for message in messages:
+            decision = denied.get(id(message))
+            if message.kind is not Kind.REQUEST:
+                continue
+            if decision is not None and decision.action is Action.DENY:
+                bodies.append(answers.denial(message, decision))
+            else:
+                text = "Not executed: another call of the same batch was refused. Send the allowed ones by themselves."
+                bodies.append(answers.refusal(message, text, {"action": "Deny", "code": "BatchRefused"}))
+        return self._tell(case, b"[" + b",".join(bodies) + b"]")
+
+    def _tell(self, case: Case, body: bytes) -> Answer:
+        """The answer to a denied request, where its client looks for it."""
+        if case.route.kind is RouteKind.LEGACY_MESSAGE:
+            if self._parts.legacy.deliver(case.route.target, answers.as_sse(body)):
+                return Answer(202, b"Accepted", b"text/plain")
+            return Answer(404, answers.http_error(INVALID_REQUEST, "the event stream of this message path is gone"))
+        return self._spoken(case.request, body)
+
+    def _spoken(self, request: Request, body: bytes) -> Answer:
+        if accepts_json(request.headers):
+            return Answer(200, body)
+        return Answer(200, answers.as_sse(body), answers.EVENT_TYPE)
+
+    def _dispatch(self, case: Case, messages: Sequence[Message], judgement: Judgement) -> Dispatch:
+        request = case.request
+        body = request.body or b""
+        message = messages[0]
+        head = request_head(
+            b"POST", case.route.target.encode("ascii"), request.headers, len(body), host=self._parts.host, encodings=False
+        )
+        principal = case.identity.principal
+        order = Order(
+            lambda: Lens(self._parts.sight, Caller(case.identity, case.session, case.client)),
+            judgement.grant,
+            request_id=message.id,
+            whole=any(m.method == methods.LISTING for m in messages) or (principal.verified and b"task" in body),
+        )
+        if case.session_id is None:
+            if message.method == "initialize":
+                order.taken = lambda session: self._opened(case, session)
+        elif self._parts.sessions.owner(case.session_id, time.monotonic()) is None:
+            order.taken = lambda _: self._opened(case, case.session_id)
+        patient = message.method == "subscriptions/listen"
+        return Dispatch(head + body, order, patient=patient)
+
+    def _opened(self, case: Case, session: str | None) -> None:
+        if session is not None:
+            key = bounded_session(session.encode("latin-1"))
+            self._parts.sessions.bind(key, case.identity.principal, time.monotonic(), case.client)
+
+    # -- everything else
+
+    def _bodiless(self, case: Case) -> Verdict:
+        request = case.request
+        fault = verify((), request.headers)
+        if fault is not None:
+            return self._faulty(case, fault, None)
+        self._read_headers(case)
+        now = time.monotonic()
+        session = case.session_id
+        if session is not None and self._parts.sessions.foreign(session, case.identity.principal, now):
+            return self.refuse("foreign-session", 404, _FOREIGN_SESSION)
+        case.session = session
+        if session is not None and (owner := self._parts.sessions.owner(session, now)) is not None:
+            case.client = owner.client
+        caller = Caller(case.identity, case.session, case.client)
+        stream = request.method == "GET"
+        order = Order(lambda: Lens(self._parts.sight, caller), whole=stream, stream=stream)
+        if stream:
+            order.endpoint = lambda exchange, data: self._parts.legacy.announced(exchange, caller, data)
+        elif request.method == "DELETE" and session is not None:
+            order.taken = lambda _: self._parts.sessions.end(session)
+        return self._send(case, order, encodings=False)
+
+    def _pass_through(self, case: Case) -> Verdict:
+        """Unjudged, audited, forwarded: discovery documents and the paths that a policy names."""
+        fault = verify((), case.request.headers)
+        if fault is not None:
+            return self._faulty(case, fault, None)
+        kind = "Discovery" if case.route.kind is RouteKind.DISCOVERY else "PassThrough"
+        decision = Decision(Action.ALLOW, kind)
+        if not self._note(case, decision, forwarded=True) and case.policies.on_audit_failure == "Deny":
+            return self.refuse("audit", 503, "the audit log can't be written, and nothing may pass unrecorded")
+        caller = Caller(case.identity, None)
+        return self._send(case, Order(lambda: Lens(self._parts.sight, caller)), encodings=True)
+
+    def _send(self, case: Case, order: Order, *, encodings: bool) -> Dispatch:
+        request = case.request
+        body = request.body
+        length = None if body is None else len(body)
+        method = request.method
+        head = request_head(
+            method.encode("ascii"),
+            case.route.target.encode("ascii"),
+            request.headers,
+            length,
+            host=self._parts.host,
+            encodings=encodings,
+        )
+        return Dispatch(
+            head + (body or b""),
+            order,
+            idempotent=method in _BODILESS,
+            head_only=method == "HEAD",
+            patient=order.stream,
+        )
+
+    # -- refusals
+
+    def _faulty(self, case: Case, fault: HeaderFault, message: Message | tuple[Message, ...] | None) -> Answer:
+        self._invalid(case, fault.message)
+        return Answer(fault.status, answers.header_error(fault, message))
+
+    def _invalid(self, case: Case, reason: str) -> None:
+        """A request that can't be a call is recorded like a denied one: it may have been meant as a bypass."""
+        self._parts.metrics.refused("invalid")
+        self._note(case, Decision(Action.DENY, Code.INVALID_REQUEST, reason), forwarded=False)
+
+    def _note(self, case: Case, decision: Decision, *, forwarded: bool) -> bool:
+        request = case.request
+        call = Call(request.method, case.identity.principal, datetime.now(UTC))
+        return self._parts.audit.record(
+            AuditEntry(
+                decision,
+                f"HTTP {request.method}",
+                None,
+                None,
+                call.principal,
+                case.session,
+                case.client,
+                None,
+                case.rules_revision,
+                forwarded,
+                extra={"path": case.route.path[:256]},
+            )
+        )
+
+
+_PASSES = Judgement((), True)

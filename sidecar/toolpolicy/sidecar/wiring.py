@@ -1,0 +1,136 @@
+"""HTTP heads as bytes: which header goes through, which stays, and how a request or an answer of ours is written. No I/O.
+
+Names are looked up as they were written; what a spelling means is worked out once (bounded, since callers choose it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
+
+from toolpolicy.mcp.headers import HOP_BY_HOP
+
+RawHeader = tuple[bytes, bytes]
+
+MAX_SPELLINGS = 2048
+
+
+class Kind(IntEnum):
+    PLAIN = 0
+    DROP = 1
+    LOCATION = 2
+    CONTENT_TYPE = 3
+    CONTENT_ENCODING = 4
+    SESSION = 5
+    LENGTH = 6
+    ACCEPT_ENCODING = 7
+
+
+class Names:
+    """From a header's name, as spelled, to its :class:`Kind`."""
+
+    def __init__(self, kinds: dict[bytes, Kind]) -> None:
+        self._kinds = kinds
+        self._seen: dict[bytes, Kind] = {}
+
+    def kind(self, name: bytes) -> Kind:
+        known = self._seen.get(name)
+        if known is None:
+            known = self._kinds.get(name.lower(), Kind.PLAIN)
+            if len(self._seen) >= MAX_SPELLINGS:
+                self._seen.clear()
+            self._seen[name] = known
+        return known
+
+
+_hop = dict.fromkeys((n if isinstance(n, bytes) else n.encode() for n in HOP_BY_HOP), Kind.DROP)  # type: ignore[redundant]
+_never = dict.fromkeys((b"http2-settings", b"expect"), Kind.DROP)
+
+REQUEST = Names(_hop | _never | {b"content-length": Kind.DROP, b"accept-encoding": Kind.ACCEPT_ENCODING})
+ANSWER = Names(
+    _hop
+    | {
+        b"content-length": Kind.LENGTH,
+        b"location": Kind.LOCATION,
+        b"content-location": Kind.LOCATION,
+        b"content-type": Kind.CONTENT_TYPE,
+        b"content-encoding": Kind.CONTENT_ENCODING,
+        b"mcp-session-id": Kind.SESSION,
+    }
+)
+
+
+def request_head(
+    method: bytes, target: bytes, headers: Iterable[RawHeader], length: int | None, *, host: bytes | None, encodings: bool
+) -> bytes:
+    """The head of the upstream request. ``host`` replaces Host; ``encodings`` lets Accept-Encoding through; ``length`` None: no body."""
+    kind = REQUEST.kind
+    out = [b"%b %b HTTP/1.1\r\n" % (method, target)]
+    for name, value in headers:
+        k = kind(name)
+        if k is Kind.PLAIN:
+            if host is not None and len(name) == 4 and name.lower() == b"host":
+                value = host
+            out.append(b"%b: %b\r\n" % (name, value))
+        elif k is Kind.ACCEPT_ENCODING and encodings:
+            out.append(b"%b: %b\r\n" % (name, value))
+    if length is None:
+        out.append(b"\r\n")
+    else:
+        out.append(b"Content-Length: %d\r\n\r\n" % length)
+    return b"".join(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of our own, whole."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = b"application/json"
+    headers: tuple[RawHeader, ...] = ()
+    close: bool = False
+
+
+def answer_bytes(answer: Answer, *, close: bool, head_only: bool = False) -> bytes:
+    out = [status_line(answer.status)]
+    if answer.body:
+        out.append(b"Content-Type: %b\r\n" % answer.content_type)
+    for name, value in answer.headers:
+        out.append(b"%b: %b\r\n" % (name, value))
+    out.append(b"Content-Length: %d\r\n" % len(answer.body))
+    out.append(b"Connection: close\r\n\r\n" if close or answer.close else b"\r\n")
+    if not head_only:
+        out.append(answer.body)
+    return b"".join(out)
+
+
+def status_line(status: int, reason: bytes | None = None) -> bytes:
+    if reason is None:
+        try:
+            reason = HTTPStatus(status).phrase.encode()
+        except ValueError:
+            reason = b""
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def relative(location: bytes, origins: tuple[bytes, ...]) -> bytes:
+    """A URL of the upstream's own address as the path it is; any other unchanged."""
+    lowered = location.lower()
+    for origin in origins:
+        if lowered.startswith(origin):
+            rest = location[len(origin) :]
+            if not rest:
+                return b"/"
+            if rest[:1] in (b"/", b"?", b"#"):
+                return rest if rest[:1] == b"/" else b"/" + rest
+    return location
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
