@@ -1,4 +1,4 @@
-"""Every known bypass: a plain relay lets it run a denied tool on a real server, the sidecar refuses it and runs nothing."""
+"""Every known bypass: through a plain relay it runs a denied tool on a real server, through the sidecar it does not."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def test_runs_through_a_relay_and_is_refused_by_the_sidecar(vector: Vector, shoo
             assert barrier is not None, f"{vector.name}: the sidecar does not answer any more\n{sidecar.log()}"
             assert barrier.status == 200, f"{vector.name}: the sidecar does not serve any more: {barrier.body!r}"
             assert server.executed("get_sum") == before[1] + 1
-            assert server.executed(tool) == before[0], f"{vector.name}: {kind} ran {tool} behind {policy}"
+            expected = before[0] + (tool == "get_sum")
+            assert server.executed(tool) == expected, f"{vector.name}: {kind} ran {tool} behind {policy}"
 
 
 def test_the_table_is_one_table() -> None:
