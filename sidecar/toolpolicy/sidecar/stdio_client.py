@@ -162,7 +162,7 @@ class _Front:
         return 1 if self._lost.is_set() or self._out.broken.is_set() else 0
 
     async def _drain(self, patience: float) -> None:
-        tasks = [call.task for call in self._calls if call.task is not None and not call.endless]
+        tasks = [call.task for call in self._calls if call.task and call.waiting and not call.endless]
         if tasks and not self._out.broken.is_set():
             broken = asyncio.create_task(self._out.broken.wait())
             await asyncio.wait(

@@ -231,21 +231,23 @@ class StdioBridge:
         if session is not None and not session.revision:
             headers = {SESSION_HEADER: session.id}  # of an initialize whose answer is still to come
         response = web.StreamResponse(headers=_STREAM_HEADERS | headers)
-        await response.prepare(request)
-        while text is not None:
-            if text:
-                await response.write(f"event: message\ndata: {text}\n\n".encode())
-                if session is not None and not session.revision and exchange is not None and exchange.answered:
-                    session.revision = negotiated(text)
-            try:
-                async with asyncio.timeout(self.limits.keep_alive):
-                    text = await outbox.get()
-            except TimeoutError:
-                await response.write(b": keep-alive\n\n")
-                text = ""
-        if outbox.cut and request.transport is not None:
-            request.transport.abort()
-        await response.write_eof()
+        # a client that is gone is no fault to report: what it asked for is given up by the caller
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            while text is not None:
+                if text:
+                    await response.write(f"event: message\ndata: {text}\n\n".encode())
+                    if session is not None and not session.revision and exchange is not None and exchange.answered:
+                        session.revision = negotiated(text)
+                try:
+                    async with asyncio.timeout(self.limits.keep_alive):
+                        text = await outbox.get()
+                except TimeoutError:
+                    await response.write(b": keep-alive\n\n")
+                    text = ""
+            if outbox.cut and request.transport is not None:
+                request.transport.abort()
+            await response.write_eof()
         return response
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
