@@ -100,6 +100,11 @@ class Sidecar:
         return self._listener.port if self._listener is not None else 0
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that MCP is served at; the first is the one to show."""
+        return self._paths
+
+    @property
     def address(self) -> str:
         """Where MCP is served, to be shown."""
         return self._listener.name if self._listener is not None else ""
@@ -244,12 +249,13 @@ class Sidecar:
 
     def _make_routes(self) -> Routes:
         current = self._rules.current
-        paths = {self._target.path} if self._target.path else set[str]()
+        paths = [self._target.path] if self._target.path else []
         through: tuple[Any, ...] = ()
         if current is not None:
-            paths |= set(current.policies.paths)
+            paths.extend(current.policies.paths)
             through = current.policies.pass_through
-        routes = Routes(sorted(paths) or ["/mcp"], through)
+        self._paths = tuple(dict.fromkeys(paths)) or ("/mcp",)
+        routes = Routes(self._paths, through)
         for path in routes.refused:
             log.warning("passThrough path %s is a variant of a judged path, or not plain: it is not passed through", path)
         return routes
