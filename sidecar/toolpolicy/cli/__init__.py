@@ -78,7 +78,7 @@ class Verbs(click.Group):
             code = READER_GONE
         except Exception as error:  # noqa: BLE001 - the process's edge
             code = _internal(error)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(code or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -75,12 +75,12 @@ def table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:
     shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(headers), *shown]) for i in range(len(headers))]
     for number, row in enumerate([list(headers), *shown]):
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)] + row[-1:]
         styled = [
             click.style(text, bold=True) if number == 0 else click.style(text, fg=COLOURS.get(cell))
             for text, cell in zip(padded, row, strict=True)
         ]
-        echo("  ".join(styled).rstrip())
+        echo("  ".join(styled))
 
 
 def read_bytes(path: str | Path) -> bytes:
