@@ -298,15 +298,20 @@ def _place(source: str, offset: int) -> tuple[int, int]:
     return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
 
 
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The runtime takes no other mapping than a dict, and no other sequence than a list."""
+    return cast(dict[str, Any], value) if type(value) is dict else dict(value)
+
+
 Getter = Callable[[Call], Any]
 _GETTERS: Mapping[str, Getter] = {
-    "args": lambda call: call.arguments,
+    "args": lambda call: _plain(call.arguments),
     "tool.name": lambda call: call.tool or "",
     "principal.id": lambda call: call.principal.id,
     "principal.kind": lambda call: call.principal.kind,
     "principal.verified": lambda call: call.principal.verified,
-    "principal.groups": lambda call: call.principal.groups,
-    "principal.claims": lambda call: call.principal.claims,
+    "principal.groups": lambda call: list(call.principal.groups),
+    "principal.claims": lambda call: _plain(call.principal.claims),
     "session": lambda call: call.session or "",
     "client.name": lambda call: call.client.get("name", ""),
     "client.version": lambda call: call.client.get("version", ""),
