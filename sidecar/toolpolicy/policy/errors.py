@@ -15,7 +15,7 @@ class Problem:
     path: str
     message: str
     severity: str = "error"
-    """``error`` | ``warning``."""
+    """``error`` | ``warning`` | ``note``."""
     code: str = ""
     """A stable kebab-case word, e.g. ``unknown-field``."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -29,24 +30,45 @@ MAX_POLICY = 64 * 1024
 """Bytes of one policy as compact JSON, without what Kubernetes adds (status, most of the metadata)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An accepted policy, and where in its file the things are that it says."""
+
+    policy: Policy
+    file: str
+    document: Document
+    base: Path
+
+    def problem(self, path: Path, message: str, code: str, severity: str) -> Problem:
+        """A problem at ``path`` of the policy, or at the nearest thing above it that the file has."""
+        place = self.document.place((*self.base, *path))
+        return Problem(self.file, place.line, place.column, spell(path), message, severity, code)
+
+
 def load_text(text: str | bytes, file: str) -> tuple[list[Policy], list[Problem]]:
     """Read one or many documents, YAML or JSON. Returns the policies without an error, and every problem of the file.
 
     ``file`` is only named in the problems. Never raises on any input.
     """
+    found, problems = load_located(text, file)
+    return [each.policy for each in found], problems
+
+
+def load_located(text: str | bytes, file: str) -> tuple[list[Located], list[Problem]]:
+    """As :func:`load_text`, and says where the policies are, for findings that come later."""
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
             return [], [_not_utf8(text, error, file)]
-    policies: list[Policy] = []
+    policies: list[Located] = []
     problems: list[Problem] = []
     for document in documents.read(text):
         for policy, found in _accept_document(document, file):
             problems += found
             if policy is not None:
                 policies.append(policy)
-    problems += duplicates([(file, policy) for policy in policies])
+    problems += duplicates([(file, each.policy) for each in policies])
     return policies, sorted(set(problems))
 
 
@@ -96,7 +118,7 @@ def _not_utf8(text: bytes, error: UnicodeDecodeError, file: str) -> Problem:
     return Problem(file, line, column, "", message, code="encoding")
 
 
-def _accept_document(document: Document, file: str) -> Iterator[tuple[Policy | None, list[Problem]]]:
+def _accept_document(document: Document, file: str) -> Iterator[tuple[Located | None, list[Problem]]]:
     """One document is one policy, or the ``List`` of many that kubectl prints."""
     faults = [
         Problem(file, f.place.line, f.place.column, spell(f.path), f.message, code=f.code) for f in document.faults
@@ -111,7 +133,8 @@ def _accept_document(document: Document, file: str) -> Iterator[tuple[Policy | N
             path = (*base, *error.path)
             if not any(path[:length] in document.doubtful for length in range(len(base), len(path) + 1)):
                 problems.append(_placed(error, path, document, file))
-        yield (None if faults else policy), [*faults, *problems]
+        good = policy is not None and not faults
+        yield (Located(policy, file, document, base) if policy and good else None), [*faults, *problems]
 
 
 def _items(value: Any) -> Iterable[tuple[Path, Any]]:
