@@ -135,7 +135,7 @@ class Message:
     def name(self) -> str | None:
         """What is asked for: the tool, the prompt, the URI or the task (``methods.NAME_PARAMETER``)."""
         member = methods.NAME_PARAMETER.get(self.method or "")
-        return cast(str, self.params[member]) if member is not None and self.params is not None else None
+        return cast("str | None", self.params.get(member)) if member is not None and self.params is not None else None
 
     @property
     def task_id(self) -> str | None:
@@ -245,6 +245,8 @@ def _message(body: JsonObject, has_nul: bool) -> Message:
         _check_params(params, id)
     member = methods.NAME_PARAMETER.get(method)
     if member is not None and (params is None or type(params.get(member)) is not str):
+        if method in methods.NAME_OPTIONAL and (params is None or member not in params):
+            return Message(kind, method, id, params, body, has_nul)
         raise EnvelopeError(400, INVALID_PARAMS, f'{method} needs "params" with "{member}", a string', id)
     return Message(kind, method, id, params, body, has_nul)
 
@@ -320,7 +322,7 @@ def _syntax_error(body: bytes, found: str) -> EnvelopeError:
     if not body.strip(b" \t\r\n"):
         message = "the body is empty: send a JSON-RPC object"
     elif body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:4]:
-        message = "the body must be UTF-8 without a byte order mark"
+        message = "the body is not plain UTF-8: send it as UTF-8 without a byte order mark"
     elif (duplicate := _DUPLICATE.match(found)) is not None:
         key = duplicate[1] if len(duplicate[1]) <= 40 else duplicate[1][:40] + "…"
         return EnvelopeError(400, INVALID_REQUEST, f'the key "{key}" occurs twice{where}: send every key once', id)
