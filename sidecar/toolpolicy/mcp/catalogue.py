@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-import jiter
-
 from toolpolicy.mcp.headers import declared_parameters
 from toolpolicy.policy.types import ToolInfo
 
@@ -158,11 +156,11 @@ def filter_tools(result: Mapping[str, Any], visible: Callable[[str], bool], ttl_
     changes: JsonObject = {}
     if len(kept) != len(listed):
         changes["tools"] = kept
-    if "cacheScope" in result and result["cacheScope"] != "private":
+    if ("cacheScope" in result or "ttlMs" in result) and result.get("cacheScope") != "private":
         changes["cacheScope"] = "private"
     if "ttlMs" in result:
         ttl = result["ttlMs"]
-        if not isinstance(ttl, int | float) or ttl > ttl_cap_ms:
+        if not (type(ttl) in (int, float) and ttl <= ttl_cap_ms):
             changes["ttlMs"] = max(0, ttl_cap_ms)
     return {**result, **changes} if changes else None
 
@@ -170,43 +168,6 @@ def filter_tools(result: Mapping[str, Any], visible: Callable[[str], bool], ttl_
 def _name_of(tool: Any) -> str | None:
     name = cast(JsonObject, tool).get("name") if isinstance(tool, dict) else None
     return name if isinstance(name, str) else None
-
-
-def may_hold_tools(body: bytes) -> bool:
-    """A cheap look: False only if no JSON parser can find a member called ``tools`` in these bytes."""
-    return b'"tools"' in body or b"\\u" in body
-
-
-def filter_message(
-    body: bytes,
-    visible: Callable[[str], bool],
-    ttl_cap_ms: int,
-    observe: Callable[[Mapping[str, Any]], object] | None = None,
-) -> bytes | None:
-    """Filter a JSON body or an event's data; None if it is to be forwarded as it is.
-
-    ``observe`` gets every tools result before it is filtered. A body that is not JSON is not a listing to any client.
-    """
-    if not may_hold_tools(body):
-        return None
-    try:
-        message: Any = jiter.from_json(body)
-    except ValueError:
-        return None
-    if not looks_like_tools_list(message):
-        return None
-    changed = False
-    for item in cast(list[Any], message) if isinstance(message, list) else [message]:
-        if not looks_like_tools_list(item):
-            continue
-        result = cast(JsonObject, item["result"])
-        if observe is not None:
-            observe(result)
-        filtered = filter_tools(result, visible, ttl_cap_ms)
-        if filtered is not None:
-            item["result"] = filtered
-            changed = True
-    return encode(message) if changed else None
 
 
 def encode(value: Any) -> bytes:

@@ -197,7 +197,7 @@ def verify(
         return None
     if isinstance(message, tuple):
         if b"mcp-method" in seen or b"mcp-name" in seen:
-            return _mismatch("Mcp-Method and Mcp-Name can't describe a batch: send its messages one by one")
+            return _mismatch("Mcp-Method and Mcp-Name describe a single message: send them with that one alone")
         return None
     return _compare(message, seen, declared)
 

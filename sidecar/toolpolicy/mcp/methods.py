@@ -57,6 +57,9 @@ NAME_PARAMETER: Final = {
 }
 """The member of ``params`` that says what is asked for: a string, wherever the method is one of these."""
 
+NAME_OPTIONAL: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+"""2026-07-28 has these no more: without a name they reach the server, whose "Method not found" its clients expect."""
+
 LISTING: Final = "tools/list"
 CALL: Final = "tools/call"
 

@@ -105,7 +105,7 @@ class Routes:
             target = target.decode("latin-1")
         path, mark, query = target.partition("?")
         kind = RouteKind.NOT_FOUND
-        if len(target) <= MAX_TARGET and _QUERY.fullmatch(query) is not None and not (path.startswith("//")):
+        if len(target) <= MAX_TARGET and _QUERY.fullmatch(query) is not None:
             kind = self._kind(method, path, bool(mark))
         return Route(kind, path, target)
 

@@ -4,9 +4,9 @@ Lines end in LF, CRLF or CR, and a chunk may end anywhere, also between CR and L
 exactly one event's ``raw`` (or to what :meth:`EventScanner.finish` returns), so that unchanged events are forwarded
 as they came.
 
-Trap: after ``CR CR`` nobody knows yet whether a LF follows. Where the stream has been using CRLF the scanner waits
-for it, since it is on its way; otherwise the event is delivered at once, and a LF that does follow starts the next
-``raw``.
+Trap: after a blank line that ends in CR nobody knows yet whether a LF follows. Where the stream has been using CRLF the
+scanner waits for it, since it is on its way; otherwise the event is delivered at once, and a LF that does follow is an
+event of its own, without data.
 """
 
 from __future__ import annotations
