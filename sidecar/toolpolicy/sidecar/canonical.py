@@ -1,8 +1,8 @@
-"""The canonical form of JSON values (RFC 8785, JCS) and its digest: what the audit records, what approvals are bound to.
+"""The canonical form of JSON values (RFC 8785, JCS) and its digest, for the audit and for what approvals are bound to.
 
-Every call needs the digest, so it is made in one pass here, in a third of the time that the package ``rfc8785`` takes; tests
-hold the two equal. Only numbers with a fraction go to that package (ECMAScript's spelling). Integers beyond 2**53, which
-JCS can't express, are written with all their digits: two different calls never share a digest.
+Every call needs the digest, so it is made in one pass here, in a third of the time that the package ``rfc8785`` takes;
+tests hold the two equal. Only numbers with a fraction go to that package (ECMAScript's spelling). Integers beyond
+2**53, which JCS can't express, are written with all their digits: two different calls never share a digest.
 """
 
 from __future__ import annotations

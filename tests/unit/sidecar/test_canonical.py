@@ -38,16 +38,16 @@ def test_the_digest_is_of_the_canonical_bytes_and_survives_json(arguments: dict[
     assert digest(json.loads(json.dumps(dict(reversed(list(arguments.items())))))) == expected
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({"\ufb33": 1, "\U0001f600": 2}, '{"\U0001f600":2,"\ufb33":1}'),
-        ({"b": 1, "a": -0.0, "": None}, '{"":null,"a":0,"b":1}'),
-        ([1e21, 1e-7, 1.0, 100.0, 0.1, 5e-324], "[1e+21,1e-7,1,100,0.1,5e-324]"),
-        ('\x00\x1f\x7f"\\/\n\u2028', '"\\u0000\\u001f\x7f\\"\\\\/\\n\u2028"'),
-        ([True, False, None, [], {}], "[true,false,null,[],{}]"),
-    ],
-)
+EXAMPLES: list[tuple[Any, str]] = [
+    ({"\ufb33": 1, "\U0001f600": 2}, '{"\U0001f600":2,"\ufb33":1}'),
+    ({"b": 1, "a": -0.0, "": None}, '{"":null,"a":0,"b":1}'),
+    ([1e21, 1e-7, 1.0, 100.0, 0.1, 5e-324], "[1e+21,1e-7,1,100,0.1,5e-324]"),
+    ('\x00\x1f\x7f"\\/\n\u2028', '"\\u0000\\u001f\x7f\\"\\\\/\\n\u2028"'),
+    ([True, False, None, [], {}], "[true,false,null,[],{}]"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), EXAMPLES)
 def test_examples(value: Any, expected: str) -> None:
     assert canonical(value).decode() == expected
 

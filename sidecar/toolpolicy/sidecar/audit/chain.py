@@ -35,7 +35,7 @@ class Record:
 
 
 class Mac:
-    """HMAC-SHA256 (RFC 2104) under one key. The key is hashed in once, which halves the cost of ``hmac.digest`` on a line."""
+    """HMAC-SHA256 (RFC 2104) under one key, hashed in once: half the cost of ``hmac.digest`` on a line."""
 
     __slots__ = ("_inner", "_outer", "key")
 

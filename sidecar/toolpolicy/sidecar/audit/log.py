@@ -12,6 +12,7 @@ file's last line.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import logging
 import os
@@ -25,7 +26,7 @@ from typing import Any
 from toolpolicy.policy.types import Decision, Principal, RuleRef, WouldDeny
 from toolpolicy.sidecar.audit import chain
 from toolpolicy.sidecar.audit.redact import redact
-from toolpolicy.sidecar.audit.sinks import FileSink, Sink, StreamSink, Written
+from toolpolicy.sidecar.audit.sinks import AuditUnwritable, FileSink, Sink, StreamSink, Written
 from toolpolicy.sidecar.interfaces import AuditEntry
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ MAX_NAME = 256
 MAX_ARGUMENTS = 64 * 1024
 """Bytes of full arguments; larger ones are left as their digest, and the record says so."""
 _REMEMBERED = 4096
+_OPENING = b'{"time":"'
 
 _encode = JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -213,19 +215,21 @@ class ChainedAuditLog:
         self._append(f'"kind":"start",{_encode(notes)[1:-1]}')
 
     def _continue(self, sink: FileSink) -> dict[str, Any]:
+        """Take up the chain of the file's last record; what the start record has to say of the file's end."""
         tail = sink.tail(2 * chain.MAX_LINE)
         if not tail:
             return {}
-        whole, newline, torn = tail.rpartition(b"\n")
+        whole, _, torn = tail.rpartition(b"\n")
+        last = next(filter(None, map(chain.parse, reversed(whole.split(b"\n")))), None)
+        if last is None and not tail.startswith(_OPENING):
+            raise AuditUnwritable(errno.EINVAL, f"audit file {sink.path} holds something else; give another file")
         notes: dict[str, Any] = {}
         if torn:
             log.warning("%s: the last line is cut off after %d bytes; a crash?", sink.path, len(torn))
             notes["torn"] = len(torn)
-            if sink.write(b"\n") is not Written.YES:
-                return notes
-        last = chain.parse(whole.rpartition(b"\n")[2]) if newline else None
+            sink.write(b"\n")
         if last is None:
-            return notes | ({"after": "unreadable"} if whole else {})
+            return notes
         if not hmac.compare_digest(self._key.of(last.body), last.mac):
             log.warning("%s: its last record was not written under this key; a new chain begins", sink.path)
             return notes | {"after": {"chain": last.chain, "seq": last.seq, "mac": last.mac}}

@@ -27,7 +27,10 @@ class Written(Enum):
 
 
 class AuditUnwritable(OSError):
-    """The place for the audit can't be used; the message says what to do."""
+    """The place for the audit can't be used; its text says why and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class Sink(Protocol):
@@ -69,11 +72,7 @@ class FileSink:
     def tail(self, most: int) -> bytes:
         """The last ``most`` bytes of the file."""
         size = os.fstat(self._fd).st_size
-        with self.path.open("rb") as file:
-            if os.fstat(file.fileno()).st_ino != os.fstat(self._fd).st_ino:
-                raise AuditUnwritable(errno.EBUSY, f"{self.path} was replaced while it was opened; start again")
-            file.seek(max(0, size - most))
-            return file.read()
+        return os.pread(self._fd, most, max(0, size - most))
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -82,13 +81,12 @@ class FileSink:
 
 
 def _open_file(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         fd = os.open(path, flags, 0o600)
     except OSError as error:
         hint = {
             errno.ELOOP: "is a symlink; name the file itself (for stdout say -)",
-            errno.ENXIO: "is a pipe; name a file, or write to stdout with -",
             errno.ENOENT: "can't be made: its directory does not exist",
         }.get(error.errno or 0, f"can't be opened: {error.strerror}")
         raise AuditUnwritable(error.errno, f"audit file {path} {hint}") from error

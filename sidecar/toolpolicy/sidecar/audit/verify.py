@@ -39,8 +39,8 @@ class ChainState:
     mac: str
     known: bool = True
     """False after a line that can't be trusted: its MAC can't be compared with the next one's ``prev``."""
-    foreign: bool = False
-    """Written under another key: its records can't be checked."""
+    key: chain.Mac | None = None
+    """The key it was written under; None: none that is known, so that its records can't be checked."""
     heads: dict[int, str] = field(default_factory=dict[int, str])
 
 
@@ -63,9 +63,7 @@ class Verifier:
     """Takes the lines of one or more files, in the order they were written, and finds out what happened to them."""
 
     def __init__(self, keys: Sequence[bytes], heads: Sequence[Head] = ()) -> None:
-        macs = [chain.Mac(k) for k in keys]
-        self._keys = {m.key_id: m for m in macs}
-        self._key = macs[0]
+        self._keys = [chain.Mac(k) for k in keys]
         self._heads = heads
         self._wanted = {h.seq for h in heads}
         self._chains: dict[str, ChainState] = {}
@@ -98,26 +96,26 @@ class Verifier:
             )
         self._flush_garbage()
         state = self._chains.get(record.chain)
-        if record.kind == "start":
-            state = self._start(record, state)
         if state is None:
-            state = self._chains[record.chain] = ChainState(0, chain.GENESIS)
-        if state.foreign:
+            state = self._chains[record.chain] = self._begin(record)
+        if state.key is None:
             state.seq, state.mac = record.seq, record.mac
-            return
-        self._check(record, state)
+        else:
+            self._check(record, state, state.key)
 
-    def _start(self, record: chain.Record, state: ChainState | None) -> ChainState | None:
-        wanted = record.fields.get("keyId")
-        if isinstance(wanted, str) and wanted not in self._keys and state is None:
-            self._find("wrong-key", f"this chain was written under another key (id {wanted}): give it with --key")
-            state = self._chains[record.chain] = ChainState(record.seq, record.mac, foreign=True)
-        elif isinstance(wanted, str) and wanted in self._keys:
-            self._key = self._keys[wanted]
-        return state
+    def _begin(self, record: chain.Record) -> ChainState:
+        """A chain's first line: it names its key; where that line is gone, the key that fits is the one."""
+        wanted = record.fields.get("keyId") if record.kind == "start" else None
+        for key in self._keys:
+            if key.key_id == wanted or (wanted is None and key.of(record.body) == record.mac):
+                return ChainState(0, chain.GENESIS, key=key)
+        if wanted is None:
+            return ChainState(0, chain.GENESIS, key=self._keys[0])
+        self._find("wrong-key", f"this chain was written under another key (id {wanted!s:.40}): give it with --key")
+        return ChainState(0, chain.GENESIS)
 
-    def _check(self, record: chain.Record, state: ChainState) -> None:
-        genuine = hmac.compare_digest(self._key.of(record.body), record.mac)
+    def _check(self, record: chain.Record, state: ChainState, key: chain.Mac) -> None:
+        genuine = hmac.compare_digest(key.of(record.body), record.mac)
         if not genuine:
             self._find("edited", f"record {record.seq} was changed after it was written: its MAC does not fit")
         else:
@@ -160,6 +158,8 @@ class Verifier:
             line, size = self._garbage
             self._garbage = None
             self._find("torn", f"the log ends in a line cut off after {size} bytes", line)
+        if not self._chains and not self._findings:
+            self._find("empty", "there is not one audit record", 0)
         for head in self._heads:
             self._check_head(head)
         heads = {name: (s.seq, s.mac) for name, s in self._chains.items()}
