@@ -14,6 +14,13 @@ from support.sidecar import Sidecar
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("conformance")]
 
+# server-everything does not compare the headers of 2026-07-28 with the body, which the sidecar must do (a server that
+# goes by the body, behind something that goes by the headers, is a bypass): these fail directly and pass through it.
+MENDED = {
+    ("everything", "server-stateless", "sep-2575-http-server-header-mismatch-400"),
+    ("everything", "tasks-request-headers", "tasks-headers-reject-mismatched-method"),
+}
+
 # Everything is judged: each call passes a rule with a validation and a limit, none is simply let through.
 POLICY = """\
 apiVersion: toolpolicy.dev/v1alpha1
@@ -48,13 +55,10 @@ def direct(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> 
     return {revision: suite.run(server.url, revision, folder / revision) for revision in suite.REVISIONS}
 
 
+@pytest.mark.parametrize("server", ["reference"], indirect=True)
 @pytest.mark.parametrize("revision", suite.REVISIONS)
-def test_the_reference_server_passes_every_scored_check(
-    server: servers.Server, direct: dict[str, suite.Checks], revision: str
-) -> None:
+def test_the_reference_server_passes_every_scored_check(direct: dict[str, suite.Checks], revision: str) -> None:
     """A check that fails on both sides proves nothing, so that none may."""
-    if server.name != "reference":
-        pytest.skip("server-everything fails some checks by itself")
     asked = {scenario: direct[revision].get(scenario, []) for scenario in suite.scored(revision)}
     assert [scenario for scenario, found in asked.items() if not found] == []
     assert suite.failed(asked) == []
@@ -66,7 +70,8 @@ def test_the_suite_sees_no_difference(
 ) -> None:
     with Sidecar(POLICY, server.url) as sidecar:
         through = suite.run(sidecar.url, revision, tmp_path / "results")
-        different = suite.differences(direct[revision], through)
+        mended = {(scenario, check) for name, scenario, check in MENDED if name == server.name}
+        different = suite.differences(direct[revision], through, mended)
         assert not different, "\n".join([*different, sidecar.log()])
 
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from support.processes import Program
@@ -18,11 +18,18 @@ LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)(/\S*)?")
 class Sidecar(Program):
     """``toolpolicy proxy`` in front of ``upstream``, ready when the constructor returns.
 
-    ``policy`` is the text of a manifest or the path of a file or directory; ``wrapper`` is put before the command line.
+    ``policy`` is the text of a manifest or the path of a file or directory; ``wrapper`` is put before the command line,
+    ``env`` holds settings (``TOOLPOLICY_…``).
     """
 
     def __init__(
-        self, policy: str | Path, upstream: str, *arguments: str, path: str = "/mcp", wrapper: Sequence[str] = ()
+        self,
+        policy: str | Path,
+        upstream: str,
+        *arguments: str,
+        path: str = "/mcp",
+        wrapper: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._work = tempfile.TemporaryDirectory(prefix="sidecar-")
         self.folder = Path(self._work.name)
@@ -33,11 +40,10 @@ class Sidecar(Program):
         self.policy = policy
         self.path = path
         program = str(Path(sys.executable).with_name("toolpolicy"))
-        listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-        super().__init__(
-            [*wrapper, program, "proxy", "--policy", policy, "--upstream", upstream, *listen, *arguments],
-            name="sidecar",
-        )
+        self.audit = self.folder / "audit.jsonl"
+        between = ["--policy", str(policy), "--upstream", upstream, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        between += ["--audit", str(self.audit)]
+        super().__init__([*wrapper, program, "proxy", *between, *arguments], name="sidecar", env=env)
         try:
             self.port, self.admin_port = self.wait_until(self._ports, "line that says where it listens")
         except BaseException:
