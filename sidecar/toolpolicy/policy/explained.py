@@ -122,9 +122,9 @@ def _message(kind: str, context: Mapping[str, Any], value: Any) -> str:
     if simple is None:
         return f"the value {show(value)} is not accepted"
     limit = next((context[name] for name in ("max_length", "min_length", "gt", "le") if name in context), "")
-    actual = len(cast("str", value)) if isinstance(value, str | list | dict) else ""
-    text = simple.format(limit=f"{limit:g}" if isinstance(limit, float) else limit, actual=actual)
-    return text if actual != "" else f"{text}, not {show(value)}"
+    if kind in ("string_too_long", "too_long", "string_too_short", "too_short"):
+        return simple.format(limit=limit, actual=len(cast("str", value)))
+    return f"{simple.format(limit=f'{limit:g}' if isinstance(limit, float) else limit)}, not {show(value)}"
 
 
 _SIMPLE = {

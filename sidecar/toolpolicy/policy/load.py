@@ -8,8 +8,9 @@ themselves). No I/O happens here; callers read files and pass their names for th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -68,16 +69,16 @@ def load_located(text: str | bytes, file: str) -> tuple[list[Located], list[Prob
             problems += found
             if policy is not None:
                 policies.append(policy)
-    problems += duplicates([(file, each.policy) for each in policies])
+    problems += _twice(policies)
     return policies, sorted(set(problems))
 
 
-def load_object(manifest: Mapping[str, Any], file: str) -> tuple[Policy | None, list[Problem]]:
+def load_object(manifest: dict[str, Any], file: str) -> tuple[Policy | None, list[Problem]]:
     """Check one manifest that was parsed already (an admission request, a ConfigMap's JSON); problems have no lines."""
     faults = list(_unsafe_values(manifest))
     if faults:
         return None, sorted({Problem(file, 0, 0, spell(p), message, code=code) for p, message, code in faults})
-    policy, found = _accept(dict(manifest))
+    policy, found = _accept(json.loads(json.dumps(manifest)))  # tuples and the like become what JSON would have made
     return policy, sorted({Problem(file, 0, 0, spell(e.path), e.message, code=e.code) for e in found})
 
 
@@ -95,18 +96,36 @@ def identity(policy: Policy) -> tuple[str, str | None, str]:
 
 
 def duplicates(policies: Sequence[tuple[str, Policy]]) -> list[Problem]:
-    """Problems for policies (each with its file) that are there twice: in a cluster one would replace the other."""
+    """Problems for policies (each with its file) that another file has too: in a cluster one would replace the other.
+
+    Those of one file alone are found when it is loaded.
+    """
     first: dict[tuple[str, str | None, str], str] = {}
     found: list[Problem] = []
     for file, policy in policies:
         key = identity(policy)
-        if key in first:
-            where = "twice in this file" if first[key] == file else f"also in {first[key]}"
-            kind, namespace, name = key
-            full = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-            found.append(Problem(file, 0, 0, "metadata.name", f"{full} is {where}", code="duplicate-policy"))
-        first.setdefault(key, file)
+        if first.setdefault(key, file) != file:
+            message = f"{_full_name(policy)} is also in {first[key]}"
+            found.append(Problem(file, 0, 0, "metadata.name", message, code="duplicate-policy"))
     return found
+
+
+def _twice(policies: Sequence[Located]) -> list[Problem]:
+    first: dict[tuple[str, str | None, str], Problem] = {}
+    found: list[Problem] = []
+    for each in policies:
+        key = identity(each.policy)
+        problem = each.problem(("metadata", "name"), "", "duplicate-policy", "error")
+        if key in first:
+            message = f"{_full_name(each.policy)} is twice in this file: first on line {first[key].line}"
+            found.append(replace(problem, message=message))
+        first.setdefault(key, problem)
+    return found
+
+
+def _full_name(policy: Policy) -> str:
+    kind, namespace, name = identity(policy)
+    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
 
 
 def _not_utf8(text: bytes, error: UnicodeDecodeError, file: str) -> Problem:
@@ -172,7 +191,9 @@ def _accept(manifest: Any) -> tuple[Policy | None, list[Explained]]:
     policy: Policy | None = None
     shown = {name: value for name, value in held.items() if name != "status"}
     try:
-        policy = KINDS[kind].model_validate({**shown, "kind": kind, "apiVersion": API_VERSION})
+        policy = KINDS[kind].model_validate(
+            {**shown, "kind": kind, "apiVersion": API_VERSION}, by_alias=True, by_name=False
+        )
     except ValidationError as error:
         errors += explain_errors(error, shown)
     except RecursionError:
@@ -203,7 +224,10 @@ def _kind(manifest: dict[str, Any]) -> tuple[str | None, list[Explained]]:
 def _nulls(manifest: dict[str, Any]) -> list[Explained]:
     """Fields that are there without a value: Kubernetes would drop them in silence. A JSON Schema may hold nulls."""
     found: list[Explained] = []
-    stack: list[tuple[Path, Any]] = [((), {k: manifest.get(k, {}) for k in ("metadata", "spec")})]
+    named: Any = manifest.get("metadata", {})
+    if isinstance(named, dict):
+        named = {k: v for k, v in mapping(manifest.get("metadata")).items() if k in ("name", "namespace")}
+    stack: list[tuple[Path, Any]] = [((), {"metadata": named, "spec": manifest.get("spec", {})})]
     while stack:
         path, value = stack.pop()
         if value is None:
@@ -228,7 +252,7 @@ def _size(manifest: dict[str, Any]) -> list[Explained]:
     return [Explained((), message, "too-large")]
 
 
-def _unsafe_values(manifest: Mapping[str, Any]) -> Iterator[tuple[Path, str, str]]:
+def _unsafe_values(manifest: dict[str, Any]) -> Iterator[tuple[Path, str, str]]:
     """What :mod:`documents` refuses in a text, for a value that never was one."""
     stack: list[tuple[Path, Any]] = [((), manifest)]
     while stack:
@@ -238,8 +262,8 @@ def _unsafe_values(manifest: Mapping[str, Any]) -> Iterator[tuple[Path, str, str
         elif isinstance(value, str):
             if unsafe := documents.unsafe_character(value):
                 yield path, unsafe, "character"
-        elif isinstance(value, Mapping):
-            for key, item in cast("Mapping[Any, Any]", value).items():
+        elif isinstance(value, dict):
+            for key, item in cast("dict[Any, Any]", value).items():
                 if not isinstance(key, str):
                     yield path, "a key must be a text", "key"
                 elif unsafe := documents.unsafe_character(key):
@@ -248,5 +272,7 @@ def _unsafe_values(manifest: Mapping[str, Any]) -> Iterator[tuple[Path, str, str
                     stack.append(((*path, key), item))
         elif isinstance(value, list | tuple):
             stack += [((*path, index), item) for index, item in enumerate(cast("list[Any]", value))]
-        elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124
+        elif isinstance(value, float) and not math.isfinite(value):
             yield path, "expected a finite number", "number"
+        elif value is not None and not isinstance(value, bool | int | float):
+            yield path, f"{type(value).__name__} is not a value that JSON knows", "wrong-type"

@@ -174,6 +174,9 @@ def _check_validation(value: Any, path: Path) -> Iterator[Explained]:
         yield from _check_schema(mapping(validation.get("schema")), (*path, "schema"))
 
 
+_SCHEMA_TYPES = "expected a type: array, boolean, integer, null, number, object or string"
+
+
 def _check_schema(schema: dict[str, Any], path: Path) -> Iterator[Explained]:
     from toolpolicy.policy.schemas import SchemaFault, compile_schema  # noqa: PLC0415  (only where a schema is used)
 
@@ -185,7 +188,8 @@ def _check_schema(schema: dict[str, Any], path: Path) -> Iterator[Explained]:
         for part in fault.path.split("/")[1:]:
             step, inside = _step(inside, part.replace("~1", "/").replace("~0", "~"))
             where.append(step)
-        yield Explained(tuple(where), f"not a usable JSON Schema (2020-12): {fault.message}", "json-schema")
+        said = _SCHEMA_TYPES if where[-1] == "type" else fault.message
+        yield Explained(tuple(where), f"not a usable JSON Schema (2020-12): {said}", "json-schema")
 
 
 def _step(value: object, part: str) -> tuple[str | int, object]:
