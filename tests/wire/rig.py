@@ -338,6 +338,9 @@ class Client:
         await self.send(post(body, *headers, target=target))
         return await self.reply()
 
+    async def post_only(self, body: Any, *headers: str) -> None:
+        await self.send(post(body, *headers))
+
     async def call(self, tool: str, arguments: dict[str, Any] | None = None, *headers: str, id: Any = 1) -> Reply:
         return await self.post(call(tool, arguments, id=id), *headers)
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from support.policies import allow, deny, policy
 from toolpolicy.policy.model import Policy
 from toolpolicy.policy.types import Demand

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from toolpolicy.mcp import answers
 from toolpolicy.mcp.catalogue import ToolCatalogue
 from toolpolicy.mcp.paths import Routes
+from toolpolicy.policy.compile import PolicySet
 from toolpolicy.sidecar.conversation import Conversation, Conversations
 from toolpolicy.sidecar.downstream import BUSY, Front, PlainRequest, quiet
 from toolpolicy.sidecar.exchange import Client, Exchange, Manner
@@ -69,6 +71,7 @@ class Sidecar:
         self.catalogue = ToolCatalogue(max_tools=settings.max_tools)
         tasks = Owners(settings.max_sessions, settings.session_idle)
         self._sight = Sight(rules, self.catalogue, tasks, server, settings.list_ttl)
+        self._policies = self._sight.policies()
         self._routes = self._make_routes()
         self._legacy = LegacyStreams(lambda: self._routes, sessions)
         self._pool = Pool(self._target, settings, upstream_tls(settings, self._target))
@@ -228,12 +231,32 @@ class Sidecar:
     def _rules_changed(self) -> None:
         self._routes = self._make_routes()
         self._legacy.announce_again(self._routes)
+        before, self._policies = self._policies, self._sight.policies()
+        if self._policies is not None and self._streams and not self.draining:
+            self._spawn(self._tell_streams(before, self._policies))
         wanted = self._wanted_ca()
         if wanted != self._client_ca and self._listener is not None and not self.draining:
             self._client_ca = wanted
-            task = asyncio.get_running_loop().create_task(self._serve_anew())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._serve_anew())
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell_streams(self, before: PolicySet | None, after: PolicySet) -> None:
+        """Send ``list_changed`` on every stream whose caller now sees other tools, some streams at a time."""
+        names = self.catalogue.names()
+        now = datetime.now(UTC)
+        for number, exchange in enumerate(list(self._streams), 1):
+            news = exchange.order.news
+            if news is not None:
+                lens = exchange.order.lens()
+                saw = lens.visible(before, names, now) if before is not None else set[str]()
+                if saw != lens.visible(after, names, now):
+                    exchange.inject(news)
+            if number % 20 == 0:
+                await asyncio.sleep(0)
 
     async def _serve_anew(self) -> None:
         try:

@@ -82,6 +82,8 @@ class Order:
     request_id: int | str | None = None
     stream: bool = False
     """A GET stream: not a call, and ended when the sidecar drains."""
+    news: bytes | None = None
+    """The event that tells this stream of a changed tool list; None where the client did not ask to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +312,7 @@ class Exchange:
         try:
             changed = self.order.lens().look(body) if body else None
         except Unreadable as why:
-            if 200 <= self._status < 300:
+            if self._status == 200:
                 self._refuse(str(why))
                 return
             changed = None

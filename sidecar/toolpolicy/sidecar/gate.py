@@ -6,11 +6,12 @@ the end of a session, a discovery document) is checked the same way and forwarde
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Final, Protocol, cast
 
 from toolpolicy.mcp import answers, methods
 from toolpolicy.mcp.envelope import INVALID_REQUEST, EnvelopeError, Kind, Message, parse
@@ -32,6 +33,7 @@ from toolpolicy.sidecar.sessions import Owners
 from toolpolicy.sidecar.settings import Settings
 from toolpolicy.sidecar.wiring import Answer, request_head
 
+META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _IDENTITY = (Identity, IdentityRefused)
 _NOT_HERE = "there is nothing at this path; MCP is served at its exact path only"
@@ -277,6 +279,9 @@ class Gate:
         elif self._parts.sessions.owner(case.session_id, time.monotonic()) is None:
             order.taken = lambda _: self._opened(case, case.session_id)
         patient = message.method == "subscriptions/listen"
+        if patient:
+            order.news = _news_for(message)
+            order.stream = True
         return Dispatch(head + body, order, patient=patient)
 
     def _opened(self, case: Case, session: str | None) -> None:
@@ -303,6 +308,7 @@ class Gate:
         stream = request.method == "GET"
         order = Order(lambda: Lens(self._parts.sight, caller), whole=stream, stream=stream)
         if stream:
+            order.news = _NEWS
             order.endpoint = lambda exchange, data: self._parts.legacy.announced(exchange, caller, data)
         elif request.method == "DELETE" and session is not None:
             order.taken = lambda _: self._parts.sessions.end(session)
@@ -373,3 +379,14 @@ class Gate:
 
 
 _PASSES = Judgement((), True)
+_NEWS = answers.as_sse(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
+
+
+def _news_for(message: Message) -> bytes | None:
+    """What a ``subscriptions/listen`` stream (2026-07-28) is told of a changed list, if it asked to be."""
+    wanted = (message.params or {}).get("notifications")
+    if not isinstance(wanted, dict) or cast(dict[str, Any], wanted).get("toolsListChanged") is not True:
+        return None
+    params = {"_meta": {META_SUBSCRIPTION: message.id}}
+    text = json.dumps({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params})
+    return answers.as_sse(text.encode())

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -133,6 +133,13 @@ class Lens:
             return None
         now = datetime.now(UTC)
         return filter_tools(result, self.visibility(policies, now), self._ttl(policies, now))
+
+    def visible(self, policies: PolicySet, names: Iterable[str], now: datetime) -> set[str]:
+        """Those of ``names`` that this caller may see."""
+        if not policies.enforced:
+            return set(names)
+        sees = self.visibility(policies, now)
+        return {name for name in names if sees(name)}
 
     def visibility(self, policies: PolicySet, now: datetime) -> Callable[[str], bool]:
         """Whether this caller may see a tool under ``policies``."""
