@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Self, cast
 
 DEADLINE = 10.0
 Headers = Sequence[tuple[str | bytes, str | bytes]]
@@ -157,3 +158,71 @@ def _dechunk(data: bytes) -> tuple[bytes, bytes, bool]:
 
 def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8")
+
+
+class Stream:
+    """A connection whose answer is read bit by bit, as an event stream must be."""
+
+    def __init__(self, address: tuple[str, int], data: bytes, *, deadline: float = DEADLINE) -> None:
+        self._deadline = deadline
+        self._socket = socket.create_connection(address, timeout=deadline)
+        self._socket.sendall(data)
+        self.received = b""
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def reset(self) -> None:
+        """End the connection with a reset, as a client that crashes does."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    @property
+    def status(self) -> int:
+        return int(self.received.split(b" ", 2)[1])
+
+    def until(self, wanted: bytes | None) -> bytes:
+        """Everything received once it contains ``wanted``, or once the peer closed (None). Fails at the deadline."""
+        end = time.monotonic() + self._deadline
+        while wanted is None or wanted not in self.received:
+            if not self._more(end, wanted):
+                assert wanted is None, f"closed before {wanted!r}, after {self.received!r}"
+                break
+        return self.received
+
+    def event(self, wanted: bytes) -> bytes:
+        """The data of the first whole event that contains ``wanted``. Fails at the deadline."""
+        end = time.monotonic() + self._deadline
+        while True:
+            for event in self.events():
+                if wanted in event:
+                    return b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+            assert self._more(end, wanted), f"closed before {wanted!r}, after {self.received!r}"
+
+    def events(self) -> list[bytes]:
+        """The whole events so far, each with its lines ended by LF."""
+        head, _, rest = self.received.partition(b"\r\n\r\n")
+        body = _dechunk(rest)[0] if b"chunked" in head.lower() else rest
+        return body.replace(b"\r\n", b"\n").split(b"\n\n")[:-1]
+
+    def _more(self, end: float, wanted: bytes | None) -> bool:
+        self._socket.settimeout(max(0.01, end - time.monotonic()))
+        try:
+            chunk = self._socket.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"no {wanted!r} within {self._deadline} s, only {self.received!r}") from None
+        except ConnectionError:
+            chunk = b""
+        self.received += chunk
+        self.closed = not chunk
+        return bool(chunk)

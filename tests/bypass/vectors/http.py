@@ -291,7 +291,6 @@ def headers() -> list[Vector]:
         "Mcp-Name badly encoded": standard(echo, name="=?base64?ZWNobw?="),
         "Mcp-Method in another case": standard(echo, method="Tools/Call", name="echo"),
         "Mcp-Name twice with the same name": standard(echo, "tools/call", "echo", ("Mcp-Name", "echo")),
-        "no Mcp-Name for an allowed tool": standard(echo, name=None),
         "the body is of another revision": standard(modern("echo", version=LEGACY), name="echo"),
         "the header is of another revision": post(echo),
     }
