@@ -46,3 +46,7 @@ test-quick: $(BIN)/.ready ## The tests that need nothing but Python (under a min
 .PHONY: lock
 lock: $(BIN)/.ready ## Pin and hash requirements/*.in anew
 	@$(PYTHON) requirements/lock.py
+
+.PHONY: demo
+demo: $(BIN)/.ready ## A real MCP server behind a real policy, call by call
+	@$(BIN)/python -m demo.run
