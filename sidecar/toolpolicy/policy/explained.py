@@ -64,7 +64,7 @@ def explain_errors(error: ValidationError, manifest: Mapping[str, Any]) -> list[
         at_key = location[-1:] == ("[key]",)
         path = location[:-1] if at_key else location
         value = path[-1] if at_key else _at(manifest, path)
-        if value is None and kind != "missing":
+        if value is None and kind != "missing" and path[:1] == ("spec",):
             continue  # null: said once, in its own words
         if kind == "too_short" and isinstance(value, list | dict) and value:
             continue  # items were left out because they are wrong themselves
@@ -198,7 +198,7 @@ def show(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else text[:79] + "…"

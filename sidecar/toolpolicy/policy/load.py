@@ -190,6 +190,8 @@ def _accept(manifest: Any) -> tuple[Policy | None, list[Explained]]:
     errors += _size(held)
     policy: Policy | None = None
     shown = {name: value for name, value in held.items() if name != "status"}
+    if named := mapping(held.get("metadata")):  # nulls are common there, and Kubernetes drops them
+        shown["metadata"] = {name: value for name, value in named.items() if value is not None}
     try:
         policy = KINDS[kind].model_validate(
             {**shown, "kind": kind, "apiVersion": API_VERSION}, by_alias=True, by_name=False
@@ -199,6 +201,8 @@ def _accept(manifest: Any) -> tuple[Policy | None, list[Explained]]:
     except RecursionError:
         errors.append(Explained((), "nested too deeply", "too-deep"))
     errors += check_spec(held)
+    if policy is None and not errors:
+        errors.append(Explained((), "the policy is not valid", "invalid"))
     return (None if errors else policy), errors
 
 
@@ -224,10 +228,7 @@ def _kind(manifest: dict[str, Any]) -> tuple[str | None, list[Explained]]:
 def _nulls(manifest: dict[str, Any]) -> list[Explained]:
     """Fields that are there without a value: Kubernetes would drop them in silence. A JSON Schema may hold nulls."""
     found: list[Explained] = []
-    named: Any = manifest.get("metadata", {})
-    if isinstance(named, dict):
-        named = {k: v for k, v in mapping(manifest.get("metadata")).items() if k in ("name", "namespace")}
-    stack: list[tuple[Path, Any]] = [((), {"metadata": named, "spec": manifest.get("spec", {})})]
+    stack: list[tuple[Path, Any]] = [((), {"spec": manifest.get("spec", {})})]
     while stack:
         path, value = stack.pop()
         if value is None:

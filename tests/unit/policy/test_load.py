@@ -292,6 +292,8 @@ MANIFEST: dict[str, Any] = require(FULL, "full.yaml")[0].model_dump(mode="json",
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(paths(MANIFEST)[1:]), JSON)
+@example(("metadata", "labels", "team"), None)
+@example(("metadata",), None)
 def test_no_value_in_any_field_ever_raises(path: tuple[str | int, ...], value: Any) -> None:
     policy, problems = load_object(replaced(MANIFEST, path, value), "f")
     assert (policy is None) == bool(problems)
