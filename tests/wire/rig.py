@@ -98,6 +98,8 @@ class Peer:
         self.reader = reader
         self.writer = writer
         self.number = number
+        self.over = False
+        """The other side has closed."""
 
     async def write(self, data: bytes) -> None:
         self.writer.write(data)
@@ -203,6 +205,9 @@ class Upstream:
                     self.changed.notify_all()
                 await self.script(peer, seen)
         writer.close()
+        async with self.changed:
+            peer.over = True
+            self.changed.notify_all()
 
 
 async def read_request(reader: asyncio.StreamReader, connection: int) -> Seen:

@@ -111,7 +111,7 @@ class Front:
         transport = request.transport
         if transport is None:
             return Written(False)
-        closing = not request.keep_alive or self._service.draining
+        closing = not request.keep_alive or self._service.draining or request.version < (1, 1)
         client = OrdinaryClient(handler, closing, request.version < (1, 1))
         verdict = await self._verdict(request)
         if isinstance(verdict, Answer):

@@ -186,7 +186,7 @@ class Exchange:
         self._connection = connection
         return True
 
-    def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None) -> bool:
+    def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None, as_came: bool) -> bool:
         order = self.order
         client = self._client
         events = encoded = changes = False
@@ -215,7 +215,7 @@ class Exchange:
             self._start_events()
         elif order.whole and not self.head_only:
             self._mode = Mode.WHOLE
-        elif not changes and length is not None and not client.closing and not client.http10:
+        elif as_came and not changes and not client.closing:
             self.started = True
             return True
         else:

@@ -149,7 +149,7 @@ class _Collector:
         self._connection = connection
         return True
 
-    def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None) -> bool:
+    def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None, as_came: bool) -> bool:
         kind = (header(headers, b"content-type") or b"").lower()
         if status == 200 and kind.startswith(b"text/event-stream"):
             self._scanner = EventScanner(self._most)

@@ -8,6 +8,7 @@ A server that closes idle connections may have done so already while the event l
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import ssl
 
@@ -96,7 +97,7 @@ class Pool:
             receiver.died(Died(502, reason, written=False))
             return
         except OSError as error:  # refused, unreachable, no such host or socket; also every ssl.SSLError
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             receiver.died(Died(502, f"the MCP server at {self.target} can't be reached: {reason}", written=False))
             return
         except asyncio.CancelledError:

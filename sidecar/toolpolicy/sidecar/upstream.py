@@ -42,11 +42,11 @@ class Receiver(Protocol):
         """The request is about to be written on ``connection``. False: it is not wanted any more."""
         ...
 
-    def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None) -> bool:
+    def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None, as_came: bool) -> bool:
         """The final head; ``length`` is the body's where the head gives it.
 
-        True asks for the bytes as they came, head included (:meth:`raw`); it is obeyed only if the caller may: ``length`` is known
-        and no interim answer came before. False asks for the pieces of the body (:meth:`body`).
+        True asks for the bytes as they came, head included (:meth:`raw`), and may be answered only if ``as_came``. False
+        asks for the pieces of the body (:meth:`body`).
         """
         ...
 
@@ -190,9 +190,10 @@ class Connection(asyncio.Protocol):
         self.due = 0.0
         if self._early:
             data, self._early = self._early + data, b""
-        raw = receiver.head(self._status, self._reason, self._headers, self._length)
-        if raw and self._length is not None and not self._interim:
-            self._raw = True
+        as_came = self._length is not None and not self._interim
+        self._raw = receiver.head(self._status, self._reason, self._headers, self._length, as_came)
+        if self._raw:
+            assert self._length is not None
             self._raw_left = data.find(b"\r\n\r\n") + 4 + (0 if self.head_only else self._length)
         self._hand_on(receiver, data)
 
