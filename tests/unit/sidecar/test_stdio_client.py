@@ -86,7 +86,8 @@ async def front_of(target: str, **limits: Any) -> AsyncGenerator[Front]:
     stop = asyncio.Event()
     log: list[str] = []
     with os.fdopen(in_read, "rb") as stdin, os.fdopen(out_write, "wb") as stdout:
-        bounds = FrontLimits(**{"drain": 0.2, "retry": 0.01} | limits)
+        quick: dict[str, Any] = {"drain": 0.2, "retry": 0.01}
+        bounds = FrontLimits(**quick | limits)
         task = asyncio.create_task(serve_stdio(target, stdin, stdout, stop=stop, limits=bounds, log=log.append))
         task.add_done_callback(lambda _: stdout.close())
         front = Front(in_write, reader, task, stop, log)
