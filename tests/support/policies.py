@@ -74,10 +74,16 @@ def call(
     )
 
 
-class Tools(dict[str, ToolInfo]):
+class Tools:
     """A catalogue."""
+
+    def __init__(self, *tools: ToolInfo) -> None:
+        self._tools = {tool.name: tool for tool in tools}
 
     @classmethod
     def named(cls, *names: str) -> Tools:
         """Tools without annotations or schema."""
-        return cls({name: ToolInfo(name) for name in names})
+        return cls(*map(ToolInfo, names))
+
+    def get(self, name: str) -> ToolInfo | None:
+        return self._tools.get(name)
