@@ -163,7 +163,7 @@ def test_message_paths_of_no_stream_are_closed(legacy: servers.Server) -> None:
     """The messages of a stream that was opened beside the sidecar, and other paths of the same server."""
     before = legacy.executed(DELETE)
     with guarded(legacy) as (address, _), Legacy(legacy.address) as direct:
-        for path in (direct.path, "/messages", "/messages/", "/raw", "/sse"):
+        for path in (direct.path, "/messages", "/messages/", "/raw"):
             assert status(address, request("POST", path, BASE, compact(call(id=41)))) == 404, path
         direct.ask(LIST | {"id": 43})
     assert legacy.executed(DELETE) == before
