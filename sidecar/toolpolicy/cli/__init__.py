@@ -153,6 +153,7 @@ def _colour(stream: Any) -> bool | None:
 
 
 @click.command(
+    "toolpolicy",
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_OWN_EPILOG

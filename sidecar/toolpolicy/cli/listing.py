@@ -18,7 +18,7 @@ from toolpolicy.cli.mcpclient import (
     ServerError,
     StdioConnection,
 )
-from toolpolicy.cli.output import InputError, read_text
+from toolpolicy.cli.output import InputError, printable, read_text
 from toolpolicy.policy import documents
 from toolpolicy.policy.types import ToolInfo
 
@@ -72,7 +72,7 @@ def list_server(
     try:
         return asyncio.run(_list_server(upstream, command, headers, patience))
     except ServerError as error:
-        raise InputError(str(error)) from None
+        raise InputError("\n".join(map(printable, str(error).split("\n")))) from None
 
 
 async def _list_server(

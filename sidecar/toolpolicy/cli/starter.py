@@ -15,6 +15,7 @@ from toolpolicy.cli.listing import Listing
 from toolpolicy.cli.output import printable
 from toolpolicy.policy.classify import Classification, classify, raise_by_annotations
 from toolpolicy.policy.documents import unsafe_character
+from toolpolicy.policy.matching import valid_glob
 from toolpolicy.policy.model import Category, Risk
 from toolpolicy.policy.schemas import SchemaFault, compile_declared
 from toolpolicy.policy.types import ToolInfo
@@ -23,7 +24,6 @@ NAMES_A_RULE = 200
 """Below the 256 that a rule may name."""
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./]*(?:-[A-Za-z0-9_./]+)*\Z")
 _TAKEN = frozenset(("y", "n", "yes", "no", "true", "false", "on", "off", "null"))
-_MAX_NAME = 256
 _HIGH = (Risk.HIGH, Risk.CRITICAL)
 
 
@@ -59,18 +59,18 @@ def starter_policy(listing: Listing, source: str, name: str | None = None) -> st
     lines = [
         f"# A starter policy for {printable(source)[:200]}{server[:200]}",
         f"# {len(tools)} tools: {counts}.",
-        "# Category and risk come from the tools' names, raised by what the server says of them. Read it before you use",
-        "# it: `toolpolicy check` validates it, `toolpolicy explain` shows what it does to a call.",
+        "# Category and risk come from the tools' names, raised by what the server says of them. Read this before",
+        "# you use it: `toolpolicy check` validates it, `toolpolicy explain` shows what it does to a call.",
     ]
     if left_out:
         lines.append(f"# {left_out} tools have names that no rule can state (control characters, '*', or very long).")
     lines += [
         "apiVersion: toolpolicy.dev/v1alpha1",
         "kind: ToolPolicy",
-        f"metadata: {{name: {name}}}",
+        f"metadata: {{name: {_quoted(name)}}}",
         "spec:",
         "  # The pods this is for. `toolpolicy proxy` has none: there every policy of the file counts.",
-        f"  selector: {{matchLabels: {{app: {name[:63].rstrip('-.')}}}}}",
+        f"  selector: {{matchLabels: {{app: {_quoted(name)}}}}}",
         "  # What no rule allows is denied: a tool that the server gets later waits here until somebody looks at it.",
         "  defaultAction: Deny",
         "  rules:",
@@ -143,7 +143,7 @@ def _checkable(tool: ToolInfo) -> bool:
 
 
 def _nameable(name: str) -> bool:
-    return "*" not in name and len(name) <= _MAX_NAME and unsafe_character(name) is None
+    return "*" not in name and valid_glob(name) and unsafe_character(name) is None
 
 
 def _quoted(name: str) -> str:
