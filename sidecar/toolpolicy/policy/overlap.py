@@ -26,7 +26,7 @@ def covers(outer: Match, inner: Match, overrides: Overrides) -> bool:
     """Whether every call that ``inner`` matches is matched by ``outer`` too."""
     if not _around(outer, inner):
         return False
-    if outer.tools and not inner.tools:
+    if outer.tools and not inner.tools and "*" not in outer.tools:
         return False
     if all(_tool_inside(outer, inner, tool, overrides) for tool in inner.tools) and inner.tools:
         return True

@@ -57,6 +57,7 @@ def test_the_examples_are_valid_and_without_a_warning(path: Path) -> None:
         ({"methods": ["resources/read"]}, {}),
         ({"tools": ["a"]}, {"methods": ["tools/call"]}),
         ({"categories": ["Write"]}, {"categories": ["Write", "Execute"]}),
+        ({"categories": ["Write"]}, {"tools": ["*"]}),
         ({"categories": ["Write"], "risks": ["Low"]}, {"risks": ["Low", "High"]}),
         ({"tools": ["delete_store"]}, {"categories": ["Destructive"]}),
         ({"tools": ["x"], "principals": {"ids": ["a"]}}, {"tools": ["*"]}),
@@ -79,6 +80,8 @@ def test_a_grant_inside_an_unconditional_deny_never_applies(grant: dict[str, Any
         ({"categories": ["Write"]}, {"categories": ["Execute"]}),
         ({"tools": ["x"]}, {"tools": ["x"], "principals": {"ids": ["a"]}}),
         ({"categories": ["Write"]}, {"tools": ["*"], "risks": ["Low"]}),
+        ({"categories": ["Write"]}, {"tools": ["x"]}),
+        ({}, {"methods": ["resources/read"]}),
     ],
 )
 def test_a_grant_that_may_still_apply_is_not_called_shadowed(grant: dict[str, Any], deny: dict[str, Any]) -> None:
