@@ -28,7 +28,6 @@ class Token(str):
 
 EVIL = "delete_everything"
 GOOD = "read_one"
-KEYS = ("jsonrpc", "id", "method", "params")
 NAMES = ("name", "arguments", "_meta", "task", "uri", "cursor")
 NUMBERS = (
     *("1e400", "-1e999", "1E2", "0.1e1", "-0", "-0.0", "1e-400", "123456789012345678901234567890", "9007199254740993"),
@@ -100,44 +99,42 @@ PLAIN = st.recursive(
 
 
 def lookalikes(name: str) -> st.SearchStrategy[str]:
-    """Other spellings of a key."""
-    bare = name.lstrip("_")
-    spellings = {
+    """Other spellings of a key; first and foremost those that some parser takes for it."""
+    folding = [
         name.upper(),
-        name.capitalize(),
-        name.title(),
-        name + " ",
-        " " + name,
-        name + "\0",
-        bare,
-        "_" + name,
+        name[:-1] + name[-1].upper(),
+        name[0].upper() + name[1:],
         name.replace("s", "\u017f"),
         name.replace("k", "\u212a"),
-        name.replace("i", "\u0131"),
-        name.replace("e", "\u0435"),
-        name[0].upper() + name[1:],
-        name[:-1] + name[-1].upper(),
-    }
-    return st.sampled_from(sorted(spellings - {name}))
+        name.lstrip("_"),
+    ]
+    others = [name + " ", " " + name, name + "\0", "_" + name, name.replace("i", "\u0131"), name.replace("e", "\u0435")]
+    return st.sampled_from([key for key in folding * 3 + others if key != name])
 
 
 def _envelope(draw: Draw, call: Members) -> None:
     """A key of the envelope twice, or misspelt."""
-    name = draw(st.sampled_from(KEYS))
+    name = draw(st.sampled_from(("params", "params", "params", "method", "id", "jsonrpc")))
     evil: Any = Members([("name", EVIL), ("arguments", Members())])
     value = {"params": evil, "method": draw(st.sampled_from(("tools/call", "ping")))}.get(name, draw(VALUES))
-    key = name if draw(st.booleans()) else draw(lookalikes(name))
-    call.insert(draw(st.integers(0, len(call))), (key, value))
+    key = name if draw(st.integers(0, 3)) == 3 else draw(lookalikes(name))
+    call.insert(draw(st.sampled_from((len(call), 0))), (key, value))
 
 
 def _params(draw: Draw, call: Members) -> None:
     """A member of params twice, or misspelt."""
     params = _at(call, "params")
     if isinstance(params, Members):
-        name = draw(st.sampled_from(NAMES))
+        name = draw(st.sampled_from(("name", "arguments", *NAMES)))
         value: Any = EVIL if name == "name" else Members([("x", draw(LEAVES))]) if name == "arguments" else draw(VALUES)
-        key = name if draw(st.booleans()) else draw(lookalikes(name))
-        params.insert(draw(st.integers(0, len(params))), (key, value))
+        key = name if draw(st.integers(0, 3)) == 3 else draw(lookalikes(name))
+        params.insert(draw(st.sampled_from((len(params), 0))), (key, value))
+
+
+def _number(draw: Draw, call: Members) -> None:
+    """A number that parsers read differently, among the arguments."""
+    arguments = Members([("n", draw(TOKENS)), ("m", Members([("list", [draw(TOKENS)])]))])
+    _set(call, "params", Members([("name", GOOD), ("arguments", arguments)]))
 
 
 def _arguments(draw: Draw, call: Members) -> None:
@@ -188,7 +185,21 @@ def _deep(draw: Draw, call: Members) -> None:
     _set(call, "params", Members([("name", GOOD), ("arguments", Members([("a", Token("[" * depth + "]" * depth))]))]))
 
 
-STRUCTURAL = (_envelope, _params, _arguments, _prototype, _id, _method, _name, _drop, _extra, _deep)
+STRUCTURAL = (
+    _envelope,
+    _envelope,
+    _params,
+    _params,
+    _number,
+    _arguments,
+    _prototype,
+    _id,
+    _method,
+    _name,
+    _drop,
+    _extra,
+    _deep,
+)
 
 
 def _at(members: Members, name: str) -> Any:
@@ -264,7 +275,7 @@ def _bytes(draw: Draw, body: bytes) -> bytes:
 
 def _encoded(draw: Draw, text: str) -> bytes:
     encoding = draw(
-        st.sampled_from(("utf-8",) * 8 + ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8 junk"))
+        st.sampled_from(("utf-8",) * 30 + ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8 junk"))
     )
     if encoding == "utf-8 junk":
         return text.encode("utf-8", "surrogatepass") + draw(
@@ -285,8 +296,8 @@ def bodies(draw: Draw) -> bytes:
             ("params", Members([("name", GOOD), ("arguments", arguments)])),
         ]
     )
-    for change in draw(st.lists(st.sampled_from(STRUCTURAL), max_size=2)):
-        change(draw, call)
+    for _ in range(draw(st.sampled_from((1, 0, 1, 1, 2)))):
+        draw(st.sampled_from(STRUCTURAL))(draw, call)
     document: Any = call
     if draw(st.integers(0, 11)) == 11:
         document = [
@@ -294,6 +305,6 @@ def bodies(draw: Draw) -> bytes:
             Members([("jsonrpc", "2.0"), ("id", "b"), ("method", "tools/call"), ("params", Members([("name", EVIL)]))]),
         ]
     body = _encoded(draw, written(document, draw, draw(st.sampled_from(("plain", "raw", "escaped", "blank")))))
-    if draw(st.integers(0, 3)) == 3:
+    if draw(st.integers(0, 4)) == 4:
         body = _bytes(draw, body)
     return body

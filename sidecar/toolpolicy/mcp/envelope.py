@@ -63,6 +63,12 @@ _NESTED: Final = (
     ("ref", Reserved({"type", "name", "uri"})),
     ("argument", Reserved({"name", "value"})),
     ("task", Reserved({"ttl"})),
+    (
+        "notifications",
+        Reserved(
+            {"toolsListChanged", "promptsListChanged", "resourcesListChanged", "resourceSubscriptions", "taskIds"}
+        ),
+    ),
 )
 _METHODS: Final = Reserved(methods.JUDGED | methods.PASSING)
 _METHOD: Final = re.compile(r"[A-Za-z0-9_.$/-]{1,128}")
@@ -141,6 +147,17 @@ class Message:
     def task_id(self) -> str | None:
         """The task that a ``tasks/…`` method acts on."""
         return self.name if self.method in methods.TASK_METHODS else None
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """Every task that this message acts on or wants to hear of: ``subscriptions/listen`` may name several."""
+        if (one := self.task_id) is not None:
+            return (one,)
+        if self.method != "subscriptions/listen" or self.params is None:
+            return ()
+        wanted = self.params.get("notifications")
+        listed = cast(JsonObject, wanted).get("taskIds") if isinstance(wanted, dict) else None
+        return tuple(str(task) for task in cast(list[Any], listed)) if isinstance(listed, list) else ()
 
     @property
     def client_info(self) -> JsonObject:

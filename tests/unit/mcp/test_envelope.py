@@ -113,6 +113,15 @@ class TestWhatIsRead:
         assert message.name == "x"
         assert message.tool is None
         assert message.task_id == ("x" if member == "taskId" else None)
+        assert message.task_ids == (("x",) if member == "taskId" else ())
+
+    @pytest.mark.parametrize(
+        ("wanted", "tasks"),
+        [({"taskIds": ["a", "b"]}, ("a", "b")), ({"taskIds": "a"}, ()), ({"toolsListChanged": True}, ()), ([], ())],
+    )
+    def test_the_tasks_that_a_subscription_wants_to_hear_of(self, wanted: Any, tasks: tuple[str, ...]) -> None:
+        message = one(body(call(method="subscriptions/listen", params={"notifications": wanted})))
+        assert message.task_ids == tasks
 
     @pytest.mark.parametrize("method", ["resources/subscribe", "resources/unsubscribe"])
     @pytest.mark.parametrize("params", [{}, {"params": {}}])
@@ -325,6 +334,7 @@ def test_keys_that_some_parser_takes_for_a_reserved_one(envelope: str | None, pa
         ("completion/complete", {"ref": {"type": "ref/resource", "URI": "b"}, "argument": {}}),
         ("completion/complete", {"ref": {}, "argument": {"name": "a", "Value": "b"}}),
         ("tools/call", {"name": "t", "task": {"TTL": 1}}),
+        ("subscriptions/listen", {"notifications": {"TaskIds": ["a"]}}),
     ],
 )
 def test_lookalikes_in_the_objects_that_params_defines(method: str, nested: dict[str, Any]) -> None:
