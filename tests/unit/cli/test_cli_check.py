@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from toolpolicy.cli import listing
 from toolpolicy.cli.check import command
+from toolpolicy.policy.types import ToolInfo
 
 HEAD = "apiVersion: toolpolicy.dev/v1alpha1\nkind: ToolPolicy\nmetadata: {name: NAME}\n"
 GOOD = HEAD + "spec: {selector: {}, rules: [{name: a, action: Allow, match: {tools: [get_x]}}]}\n"
@@ -94,6 +97,19 @@ def test_names_are_compared_with_the_tools_in_a_file(good: Path, tools: str) -> 
     assert f"{good}:4:71: warning: spec.rules[0].match.tools[0]: the name is that of no tool" in result.output
     assert "did you mean set_x?" in result.output
     assert check(good, "--strict", "--tools", good.parent / "tools").exit_code == 1
+
+
+def test_names_are_compared_with_what_the_server_lists(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def list_tools(upstream: str | None, command: Sequence[str] | None) -> list[ToolInfo]:
+        asked.append(upstream)
+        return [ToolInfo("set_x")]
+
+    monkeypatch.setattr(listing, "list_tools", list_tools)
+    result = check(good, "--upstream", "http://127.0.0.1:1/mcp")
+    assert asked == ["http://127.0.0.1:1/mcp"]
+    assert "did you mean set_x?" in result.output
 
 
 @pytest.mark.parametrize("tools", ["", "# none\n", "{", "[1]", '{"tools": 3}'])
