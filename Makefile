@@ -12,11 +12,14 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(BIN)/.ready: requirements/dev.txt pyproject.toml
+$(BIN)/.locked: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "toolpolicy needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
 	@echo "installing into $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(BIN)/.ready: $(BIN)/.locked pyproject.toml
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -50,3 +53,9 @@ lock: $(BIN)/.ready ## Pin and hash requirements/*.in anew
 .PHONY: demo
 demo: $(BIN)/.ready ## A real MCP server behind a real policy, call by call
 	@$(BIN)/python -m demo.run
+
+.PHONY: generate
+generate: $(BIN)/.ready ## Write the CRDs and the policy reference anew, from the models
+	@$(BIN)/toolpolicy schema --format crd --kind ToolPolicy > manifests/crds/toolpolicy.dev_toolpolicies.yaml
+	@$(BIN)/toolpolicy schema --format crd --kind ClusterToolPolicy > manifests/crds/toolpolicy.dev_clustertoolpolicies.yaml
+	@$(BIN)/toolpolicy schema --format reference > docs/reference/policy.md
