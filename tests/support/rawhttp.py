@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import struct
 import time
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 DEADLINE = 10.0
+PAUSE = 0.005
+"""Seconds between two segments: enough for a peer on the same machine to read the first by itself."""
 Headers = Sequence[tuple[str | bytes, str | bytes]]
 
 
@@ -77,14 +80,17 @@ def exchange(
 ) -> Exchange:
     """Send ``data`` and read ``expect`` responses, or until the peer closes, or until the deadline.
 
-    Several chunks are sent as several segments. The sending side stays open, as a real client's does.
+    Several chunks are sent as several segments, each after the peer had :data:`PAUSE` to read the one before, or has
+    answered. The sending side stays open, as a real client's does.
     """
     result = Exchange()
     end = time.monotonic() + deadline
     with socket.create_connection(address, timeout=deadline) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            for chunk in [data] if isinstance(data, bytes) else data:
+            for position, chunk in enumerate([data] if isinstance(data, bytes) else data):
+                if position:
+                    select.select([connection], [], [], PAUSE)
                 connection.sendall(chunk)
         except (ConnectionError, TimeoutError):
             # A server may refuse before it has read everything; its answer is still to be read.

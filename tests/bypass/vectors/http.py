@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 
 from bypass.vectors.build import (
     ACCEPT,
@@ -24,6 +25,7 @@ from bypass.vectors.build import (
 
 BODIES = "a body on GET, HEAD, OPTIONS or DELETE"
 FRAMING = "request smuggling"
+SEGMENTS = "one request in several segments, several in one"
 HEADERS = "headers that differ from the body"
 PATHS = "paths"
 DENIED = compact(call())
@@ -208,6 +210,64 @@ def framing() -> list[Vector]:
     ]
 
 
+def segments() -> list[Vector]:
+    """The same bytes cut elsewhere: a parser must not care, nor the one that looks at its first segment alone."""
+    allowed = post(call("echo", {"value": "ok"}))
+    body = len(INNER) - len(DENIED)
+    cuts = {
+        "within the method": (2,),
+        "within the path": (7,),
+        "within a header": (60,),
+        "before the empty line": (body - 2,),
+        "between head and body": (body,),
+        "within the body": (body + 20,),
+        "everywhere": tuple(range(8, len(INNER), 16)),
+    }
+    found: list[Vector] = []
+    for name, places in cuts.items():
+        edges = (0, *places, len(INNER))
+        pieces = tuple(INNER[start:end] for start, end in itertools.pairwise(edges))
+        found.append(Vector(f"segments: cut {name}", SEGMENTS, pieces, ("reference", "node2", "plain")))
+    middle = len(INNER) // 2
+    joined = {
+        "half behind an allowed call": ((allowed + INNER[:middle], INNER[middle:]), 2),
+        "behind half an allowed call": ((allowed[:middle], allowed[middle:] + INNER), 2),
+        "behind two allowed calls": ((allowed + allowed + INNER,), 3),
+        "between two allowed calls": ((allowed + INNER + allowed,), 3),
+        "behind an allowed call, cut in its body": ((allowed[:-3], allowed[-3:] + INNER[:-3], INNER[-3:]), 2),
+    }
+    for name, (pieces, answers) in joined.items():
+        stacks = ("reference", "node1", "golang", "plain")
+        found.append(Vector(f"segments: {name}", SEGMENTS, pieces, stacks, expect=answers))
+    head = _head(("Transfer-Encoding", "chunked"))
+    chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (DENIED[:30], DENIED[30:31], DENIED[31:])]
+    takers = ("reference", "python1", "node1", "node2", "golang")
+    for name, pieces in {
+        "chunked": (head + b"".join(chunks) + b"0\r\n\r\n",),
+        "chunked, each chunk by itself": (head, *chunks, b"0\r\n\r\n"),
+        "chunked, cut in a size": (head + chunks[0][:1], chunks[0][1:] + b"".join(chunks[1:]), b"0\r\n\r\n"),
+        "chunked, with an extension": (head + b"".join(chunks).replace(b"\r\n", b";x=y\r\n", 1) + b"0\r\n\r\n",),
+        "chunked, with a trailer": (head + b"".join(chunks) + b"0\r\nMcp-Name: echo\r\n\r\n",),
+    }.items():
+        found.append(Vector(f"segments: {name}", SEGMENTS, pieces, takers))
+    return found
+
+
+def versions() -> list[Vector]:
+    """Other versions of the protocol, and methods that are no POST to everyone."""
+    old = INNER.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    kept = old.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n", 1)
+    return [
+        Vector("version: HTTP/1.0", FRAMING, old, ALL),
+        Vector("version: HTTP/1.0, kept alive", FRAMING, kept, ALL),
+        Vector(
+            "version: HTTP/1.0, pipelined", FRAMING, post(call("echo")) + kept, ("python1", "golang", "plain"), expect=2
+        ),
+        Vector("method: post in lower case", BODIES, INNER.replace(b"POST", b"post", 1), ("golang",)),
+        Vector("method: TRACE with a body", BODIES, INNER.replace(b"POST", b"TRACE", 1), ("golang",)),
+    ]
+
+
 def paths() -> list[Vector]:
     """The Go server takes every path that cleans to /mcp in any case. All carry a call that the policy allows."""
     targets = (
@@ -304,4 +364,4 @@ def headers() -> list[Vector]:
 
 def vectors() -> list[Vector]:
     """All of this file."""
-    return [*bodies(), *framing(), *paths(), *headers()]
+    return [*bodies(), *framing(), *segments(), *versions(), *paths(), *headers()]

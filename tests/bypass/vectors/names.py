@@ -52,6 +52,11 @@ def values() -> list[Vector]:
             ("reference", "python1", "node1", "node2") if isinstance(body["params"]["arguments"]["value"], str) else ()
         )
         found.append(Vector(f"value: {name}", VALUES, post(body), stacks, NOT_OK))
+    # A server that converts arguments takes all of these for the number 5000; the policy allows less than 1000.
+    for name, value in {"a numeric string": "5000", "a list of a number": [5000], "an object": {"x": 5000}}.items():
+        data = post(call("get_sum", {"a": value, "b": 1}))
+        stacks = ("reference", "python1", "plain", "golang") if name == "a numeric string" else ("plain", "golang")
+        found.append(Vector(f"value: {name} for a number", VALUES, data, stacks, "get_sum"))
     escaped = text(call("echo", {"value": "ok?"}), ("ok?", "ok\\u0000evil"))
     found.append(Vector("value: NUL, escaped", VALUES, post(escaped), ALL, NOT_OK))
     return found
