@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,17 @@ from typing import Final
 Log = Callable[[str], None]
 
 _STDERR_LINE: Final = 8192
+_BUFFER: Final = 1 << 18
+"""Bytes read ahead of stdout before the process has to wait (asyncio takes twice that)."""
 _DRAIN_SECONDS: Final = 1.0
 _KILL_SECONDS: Final = 5.0
+
+
+def to_stderr(line: str) -> None:
+    """The default log. It never raises: a server whose stderr nobody takes any more would come to a stop."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 class StdioError(Exception):
@@ -116,7 +126,7 @@ class Child:
         pipe = asyncio.subprocess.PIPE
         try:
             transport, protocol = await loop.subprocess_exec(
-                lambda: _Protocol(max_line, loop),
+                lambda: _Protocol(min(max_line, _BUFFER), loop),
                 *command,
                 stdin=pipe,
                 stdout=pipe,
@@ -146,20 +156,30 @@ class Child:
         """What it writes on stdout, line by line, to the end. A line over the limit ends the process."""
         stdout = self._process.stdout
         assert stdout is not None
+        parts: list[bytes] = []
+        size = 0
         while True:
             try:
-                line = await stdout.readuntil(b"\n")
+                part = await stdout.readuntil(b"\n")
             except asyncio.IncompleteReadError as error:
-                if error.partial.strip():
-                    yield error.partial
+                if parts or error.partial.strip():
+                    yield b"".join([*parts, error.partial])
                 return
-            except asyncio.LimitOverrunError:
-                self.fault = f"it wrote a line of more than {self._max_line} bytes"
-                return
+            except asyncio.LimitOverrunError as error:
+                # longer than the reader's buffer, which is kept small: one for each session
+                part = await stdout.readexactly(error.consumed)
             except OSError:
                 return
-            if not line.isspace():
-                yield line
+            parts.append(part)
+            size += len(part)
+            if size > self._max_line:
+                self.fault = f"it wrote a line of more than {self._max_line} bytes"
+                return
+            if part.endswith(b"\n"):
+                line = b"".join(parts)
+                parts, size = [], 0
+                if not line.isspace():
+                    yield line
 
     async def send(self, text: str) -> None:
         """Write one message; waits while the server does not read. Raises StdioError once it is gone."""

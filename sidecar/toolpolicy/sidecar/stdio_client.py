@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ import aiohttp
 
 from toolpolicy.mcp import revisions
 from toolpolicy.mcp.sse import EventScanner, SseError
-from toolpolicy.sidecar.stdio_child import Log
+from toolpolicy.sidecar.stdio_child import Log, to_stderr
 from toolpolicy.sidecar.stdio_frames import (
     CANCELLED_ID,
     ID,
@@ -42,6 +42,7 @@ from toolpolicy.sidecar.stdio_pipes import LineReader, LineWriter, Overlong
 from toolpolicy.sidecar.target import parse_target
 
 _UNREACHABLE: Final = -32000
+_AT_ONCE: Final = 1 << 18
 _MAX_ANSWER: Final = 64 << 20
 _NAME_FIELD: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _ENDLESS: Final = frozenset({"subscriptions/listen"})
@@ -63,11 +64,6 @@ class FrontLimits:
     max_retry: float = 30.0
 
 
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 async def serve_stdio(
     target: str,
     stdin: BinaryIO,
@@ -76,7 +72,7 @@ async def serve_stdio(
     path: str = "/mcp",
     stop: asyncio.Event | None = None,
     limits: FrontLimits | None = None,
-    log: Log = _to_stderr,
+    log: Log = to_stderr,
 ) -> int:
     """Carry MCP between ``stdin``/``stdout`` and ``target`` (``unix:SOCKET`` or an http(s) URL) until either side ends.
 
@@ -112,9 +108,11 @@ async def serve_stdio(
 async def _note_sent(
     session: aiohttp.ClientSession, context: SimpleNamespace, sent: aiohttp.TraceRequestChunkSentParams
 ) -> None:
-    event = context.trace_request_ctx
-    if isinstance(event, asyncio.Event):
-        event.set()
+    call = context.trace_request_ctx
+    if isinstance(call, _Call):
+        call.unsent -= len(sent.chunk)
+        if call.unsent <= 0:
+            call.sent.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +122,7 @@ class _Call:
     waiting: dict[RequestId, str]
     methods: dict[RequestId, str]
     modern: bool
+    unsent: int
     sent: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -203,6 +202,7 @@ class _Front:
             {frame.id: frame.raw(ID) or "null" for frame in requests if frame.id is not None},
             {frame.id: frame.method for frame in requests if frame.id is not None},
             modern,
+            len(line),
         )
         headers = self._request_headers(requests[0], version) if modern else self._session_headers()
         self._calls.add(call)
@@ -219,7 +219,7 @@ class _Front:
             return
         try:
             async with asyncio.timeout(self._limits.notify):
-                async with self._http.post(self._url, data=line, headers=self._session_headers()) as answer:
+                async with self._http.post(self._url, data=_body(line), headers=self._session_headers()) as answer:
                     if answer.status >= 400:
                         self._log(f"{frame.method or 'an answer'} was refused: HTTP {answer.status}")
                     self._check_lost(answer.status)
@@ -263,7 +263,7 @@ class _Front:
     async def _call(self, line: bytes, call: _Call, headers: dict[str, str]) -> None:
         problem = "the MCP server ended the answer's stream before it answered"
         try:
-            async with self._http.post(self._url, data=line, headers=headers, trace_request_ctx=call.sent) as answer:
+            async with self._http.post(self._url, data=_body(line), headers=headers, trace_request_ctx=call) as answer:
                 last_event = await self._receive(answer, call)
             if call.waiting and last_event and not call.modern:
                 await self._resume(call, last_event)
@@ -364,14 +364,17 @@ class _Front:
                     if answer.status != 200:
                         self._check_lost(answer.status)
                         return
-                    wait = self._limits.retry
+                    opened = asyncio.get_running_loop().time()
                     async for event_id, data in self._events(answer):
                         last_event = event_id or last_event
                         await self._deliver(data, None)
+                    # one that was open for a while may be opened again at once; 404 then says that the session is over
+                    lived = asyncio.get_running_loop().time() - opened
+                    wait = 0.0 if lived > self._limits.retry else self._limits.retry
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._log(f"the stream for messages of the MCP server broke off: {error or type(error).__name__}")
             await asyncio.sleep(wait)
-            wait = min(wait * 2, self._limits.max_retry)
+            wait = min(max(wait * 2, self._limits.retry), self._limits.max_retry)
 
     async def _events(self, answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, bytes]]:
         scanner = EventScanner(self._limits.max_line)
@@ -393,6 +396,11 @@ class _Front:
                 raise aiohttp.ClientPayloadError(f"an answer of more than {_MAX_ANSWER} bytes")
             parts.append(chunk)
         return b"".join(parts)
+
+
+def _body(line: bytes) -> bytes | io.BytesIO:
+    """aiohttp writes bytes in one go, and warns where they are many."""
+    return line if len(line) < _AT_ONCE else io.BytesIO(line)
 
 
 def _guess_id(line: bytes) -> str:

@@ -10,6 +10,7 @@ resources that a session subscribed to are passed on, and the server's requests 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -162,9 +163,9 @@ class Link:
         """The client of ``exchange`` is gone or done. ``cancel``: tell the process to stop working on what is open."""
         for number in list(exchange.open):
             self._forget(number)
-            if cancel and self.child.alive:
+            if cancel:
                 params = f'{{"requestId":{number},"reason":"the client disconnected"}}'
-                self.child.send_soon(f'{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}')
+                self._say(f'{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}')
         exchange.outbox.close()
         if exchange.session is not None and exchange in exchange.session.exchanges:
             exchange.session.exchanges.remove(exchange)
@@ -295,13 +296,18 @@ class Link:
                 await exchange.outbox.put(one_line(frame.text), self._patience)
 
     def _refuse(self, frame: Frame, why: str) -> None:
-        if frame.shape is not Shape.REQUEST or not self.child.alive:
+        if frame.shape is not Shape.REQUEST:
             return
         id_text = frame.raw(ID) or "null"
         if frame.method == "ping":
-            self.child.send_soon(result_text(id_text, "{}"))
+            self._say(result_text(id_text, "{}"))
         else:
-            self.child.send_soon(error_text(id_text, -32601, f"{frame.method}: {why}"))
+            self._say(error_text(id_text, -32601, f"{frame.method}: {why}"))
+
+    def _say(self, text: str) -> None:
+        """Something of ours to the process, if it still listens."""
+        with contextlib.suppress(StdioError):
+            self.child.send_soon(text)
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 

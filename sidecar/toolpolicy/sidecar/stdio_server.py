@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import stat
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Final
 from aiohttp import web
 
 from toolpolicy.mcp import revisions
-from toolpolicy.sidecar.stdio_child import Log, StdioError, check_command
+from toolpolicy.sidecar.stdio_child import Log, StdioError, check_command, to_stderr
 from toolpolicy.sidecar.stdio_frames import VERSION_KEY, Frame, FrameError, Shape, error_text, parse
 from toolpolicy.sidecar.stdio_link import GONE, Link, negotiated
 from toolpolicy.sidecar.stdio_pool import Pool, StdioLimits
@@ -37,11 +36,6 @@ _EVENTS: Final = "text/event-stream"
 _STREAM_HEADERS: Final = {"Content-Type": _EVENTS, "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 _ERROR_STATUS: Final = {-32700: 400, -32600: 400, -32602: 400, -32601: 404, -32020: 400, -32021: 400, -32022: 400}
 """HTTP status of a JSON-RPC error without a session (specification 2026-07-28, Streamable HTTP)."""
-
-
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 class StdioBridge:
@@ -58,7 +52,7 @@ class StdioBridge:
         socket_path: Path | str | None = None,
         *,
         limits: StdioLimits | None = None,
-        log: Log = _to_stderr,
+        log: Log = to_stderr,
     ) -> None:
         self.command = list(command)
         self.limits = limits or StdioLimits()
@@ -71,7 +65,14 @@ class StdioBridge:
         """Start the first process, so that a command that cannot run says so now, and listen."""
         check_command(self.command)
         self.socket_path = self._private_socket()
-        await self.pool.start()
+        try:
+            await self.pool.start()
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self) -> None:
         app = web.Application(client_max_size=self.limits.max_line)
         # any path: the sidecar decides where MCP is served, and nobody else can reach the socket
         anywhere = "/{path:(?!\\.well-known/).*}"
@@ -88,7 +89,10 @@ class StdioBridge:
             max_field_size=65536,
         )
         await self._runner.setup()
-        await web.UnixSite(self._runner, str(self.socket_path)).start()
+        try:
+            await web.UnixSite(self._runner, str(self.socket_path)).start()
+        except OSError as error:
+            raise StdioError(f"cannot listen on {self.socket_path}: {error} (a shorter TMPDIR may help)") from error
         self.socket_path.chmod(0o600)
 
     async def stop(self) -> None:

@@ -40,7 +40,9 @@ class Front:
 
     def send(self, *messages: Any) -> None:
         lines = (m if isinstance(m, bytes) else json.dumps({"jsonrpc": "2.0", **m}).encode() for m in messages)
-        os.write(self.to, b"".join(line + b"\n" for line in lines))
+        left = b"".join(line + b"\n" for line in lines)
+        while left:
+            left = left[os.write(self.to, left) :]
 
     async def receive(self) -> dict[str, Any]:
         async with asyncio.timeout(10):
@@ -80,7 +82,7 @@ class Front:
 async def front_of(target: str, **limits: Any) -> AsyncGenerator[Front]:
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=1 << 24)
     out = os.fdopen(out_read, "rb")
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), out)
     stop = asyncio.Event()
@@ -123,6 +125,17 @@ async def test_calls_run_side_by_side_and_keep_their_ids() -> None:
         answers: list[dict[str, Any]] = [await front.receive(), await front.receive()]
         texts = {json.dumps(m["id"]): m["result"]["content"][0]["text"] for m in answers}
         assert texts == {"1": '{"a": 1}', '"1"': '{"a": 2}'}
+
+
+@pytest.mark.asyncio
+async def test_large_messages_pass_both_ways() -> None:
+    async with front_and_bridge() as front:
+        await front.initialize()
+        large = "x" * 3_000_000
+        sending = asyncio.create_task(asyncio.to_thread(front.call, 1, "echo", text=large))
+        answer = await front.answer(1)
+        await sending
+        assert json.loads(answer["result"]["content"][0]["text"]) == {"text": large}
 
 
 @pytest.mark.asyncio

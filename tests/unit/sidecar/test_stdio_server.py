@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import stat
@@ -68,7 +69,7 @@ class Client:
     async def post(self, message: Any, **headers: str) -> Answer:
         sent = ACCEPT | self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
-        async with self.http.post(URL, data=body, headers=sent) as answer:
+        async with self.http.post(URL, data=io.BytesIO(body), headers=sent) as answer:
             text = await answer.text()
             kind = answer.content_type
             messages = events(text) if kind == "text/event-stream" else [json.loads(text)] if text else []
@@ -359,6 +360,14 @@ async def test_an_endless_line_ends_the_process_and_not_our_memory() -> None:
 
 
 @pytest.mark.asyncio
+async def test_large_messages_pass_both_ways() -> None:
+    async with running() as bridge:
+        client = await bridge.session()
+        large = "ä" * 1_000_000
+        assert json.loads(said((await client.post(call(1, "echo", text=large))).last)) == {"text": large}
+
+
+@pytest.mark.asyncio
 async def test_a_session_without_a_sign_of_life_expires_but_not_one_with_an_open_stream() -> None:
     async with running(idle=0.05) as bridge:
         idle, listening = await bridge.session(), await bridge.session()
@@ -396,6 +405,10 @@ async def test_the_socket_is_its_owners_alone(tmp_path: Path) -> None:
         path = bridge.bridge.socket_path
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert not path.parent.exists()
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir(mode=0o700)
+    with pytest.raises(StdioError, match="cannot listen"):
+        await StdioBridge(SCRIPT, socket_path=deep / "s").start()
     tmp_path.chmod(0o755)
     with pytest.raises(StdioError, match="chmod 700"):
         await StdioBridge(SCRIPT, socket_path=tmp_path / "s").start()
