@@ -51,9 +51,9 @@ class HeadType(click.ParamType[Head]):
 def verify(files: tuple[str, ...], keys: tuple[str, ...], heads: tuple[Head, ...], output: str) -> None:
     """Check every record of FILEs, named in the order they were written (- for standard input).
 
-    Finds records that were changed, removed, moved or inserted. Records cut off the end are only found with --head, since
-    what is left is whole by itself. The key is that of the sidecar: from --key, else TOOLPOLICY_AUDIT_KEY, else the one
-    that `toolpolicy proxy` made. Exits with 0 if all is well, 1 if not, 2 if it can't be told.
+    Finds records that were changed, removed, moved or inserted. Records cut off the end are only found with --head,
+    since what is left is whole by itself. The key is that of the sidecar: from --key, else TOOLPOLICY_AUDIT_KEY, else
+    the one that `toolpolicy proxy` made. Exits with 0 if all is well, 1 if not, 2 if it can't be told.
     """
     verifier = Verifier(_keys(keys), heads)
     for name in files:

@@ -246,6 +246,11 @@ class MemoryCounters:
     def size(self) -> int:
         return len(self._enforced.buckets) + len(self._audited.buckets)
 
+    def expire(self, now: float) -> None:
+        """Forget every bucket in which nothing counts at ``now``. Drawing does so bit by bit; without calls nobody does."""
+        for table in (self._enforced, self._audited):
+            table.sweep(now, len(table.buckets))
+
     def shortages(self, demands: Sequence[Demand], now: float) -> list[Shortage]:
         """Which demands have no room at ``now``, each by itself. Reserves nothing."""
         found: list[Shortage] = []

@@ -26,6 +26,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _SIZES = {"": 1, "Ki": KIB, "Mi": MIB, "Gi": 1024 * MIB, "k": 1000, "M": 1000**2, "G": 1000**3}
 
 
@@ -213,7 +214,7 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
     if isinstance(field.default, int):
         number = _parse_size(text) if meta["unit"] == "bytes" else _parse_int(text)
     else:
-        number = parse_duration(text)
+        number = parse_duration(float(text) if _NUMBER.fullmatch(text) else text)
     low, high = meta["low"], meta["high"]
     if not low <= number <= high:
         raise ValueError(f"expected {low} to {high}" + (f" {meta['unit']}" if meta["unit"] else ""))
@@ -247,3 +248,41 @@ def _parse_size(text: str) -> int:
     if match is None:
         raise ValueError("expected a number of bytes, or one such as 4Mi")
     return int(match[1]) * _SIZES[match[2] or ""]
+
+
+_PREFACE = """\
+# Settings of the sidecar
+
+Generated from `sidecar/toolpolicy/sidecar/settings.py`: do not edit. In a pod settings are environment variables; on a
+laptop `toolpolicy proxy` has options for the usual ones and reads the same variables for the rest. Sizes take a number
+of bytes or `4Mi`, times seconds or `1m30s`. A value out of its range, and a `TOOLPOLICY_` name that is not here, stops
+the start with a message; variables that Kubernetes makes of Services are passed over.
+
+| variable | default | range | what it is |
+|---|---|---|---|"""
+
+
+def reference() -> str:
+    """The page of all settings, as Markdown."""
+    rows = [f"| `{variable(f.name)}` | {_shown(f.default)} | {_range(f)} | {f.metadata['doc']} |" for f in FIELDS]
+    return "\n".join([_PREFACE, *rows]) + "\n"
+
+
+def _range(field: dataclasses.Field[Any]) -> str:
+    meta = field.metadata
+    if isinstance(field.default, str):
+        return ", ".join(f"`{c}`" for c in meta["choices"]) or ("secret" if meta["secret"] else "text")
+    unit = f" {meta['unit']}" if meta["unit"] else ""
+    return f"{meta['low']:,} to {meta['high']:,}{unit}".replace(".0 ", " ")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f"`{value}`" if value else "empty"
+    return f"{value:,g}" if value < 1_000_000 else f"{value:,}"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(reference())

@@ -409,6 +409,20 @@ def test_a_log_rewritten_by_one_who_has_the_key_shows_against_a_published_head(t
     assert found(check(path, KEY, Head(4, published["mac"]))) == [(0, "rewritten")]
 
 
+def test_a_genuine_record_of_another_course_of_events_does_not_pass(tmp_path: Path) -> None:
+    """The end was cut off and the sidecar went on from there: both ends are genuine, a mixture of them is not."""
+    path = tmp_path / "audit.log"
+    write(path, 2)
+    kept = path.read_bytes()
+    write(path, 3)
+    first = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(kept)
+    write(path, 3)
+    second = path.read_bytes().splitlines(keepends=True)
+    assert verify(second, KEY).ok
+    assert found(verify([*first[:5], *second[5:]], KEY)) == [(6, "replaced")]
+
+
 def test_an_emptied_log_is_not_whole() -> None:
     assert found(verify([], KEY)) == [(0, "empty")]
 

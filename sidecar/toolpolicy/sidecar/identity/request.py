@@ -54,7 +54,7 @@ class RequestIdentifier:
         self._issuers = {c.issuer: Issuer(c, settings) for c in config.jwt}
         self._remembered: dict[_Key, tuple[float, int, Outcome]] = {}
         self._most = settings.identity_cache
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._refresh = settings.jwks_refresh
 
     async def start(self) -> None:
         """Read all issuers' keys once, so that the first token need not wait. Unreachable issuers are logged, not
@@ -99,7 +99,7 @@ class RequestIdentifier:
                 if issuer.wants_keys(token):
                     return self._identify_later(key, issuer, token)
                 if issuer.is_stale():
-                    self._refresh_behind(issuer)
+                    issuer.refresh()
                 return self._verified(key, issuer, token)
         return self._unsigned(key)
 
@@ -116,24 +116,21 @@ class RequestIdentifier:
         return token if isinstance(issuer, str) and issuer in self._issuers else None
 
     async def _identify_later(self, key: _Key, issuer: Issuer, token: Unverified) -> Outcome:
-        await issuer.refresh()
+        await asyncio.shield(issuer.refresh())
         return self._verified(key, issuer, token)
-
-    def _refresh_behind(self, issuer: Issuer) -> None:
-        task = asyncio.ensure_future(issuer.refresh())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _verified(self, key: _Key, issuer: Issuer, token: Unverified) -> Outcome:
         try:
-            principal, expires = issuer.verify(token, time.time())
+            now = time.time()
+            principal, expires = issuer.verify(token, now)
         except TokenFault as fault:
             return IdentityRefused(401, str(fault), f'Bearer error="invalid_token", error_description="{fault}"')
         except KeysUnavailable:
             return IdentityRefused(
                 503, f"the keys of the token's issuer {issuer.config.issuer} can't be read; try again", "Bearer"
             )
-        return self._remember(key, expires, Identity(principal, (principal.id,)))
+        # Not longer than the keys are taken for fresh, so that even a busy caller's token meets a withdrawal.
+        return self._remember(key, min(expires, now + self._refresh), Identity(principal, (principal.id,)))
 
     def _unsigned(self, key: _Key) -> Outcome:
         address, certificate, authorization, forwarded_for, forwarded = key
@@ -156,7 +153,5 @@ class RequestIdentifier:
         return identity
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
         for issuer in self._issuers.values():
             await issuer.close()

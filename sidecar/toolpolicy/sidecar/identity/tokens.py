@@ -122,14 +122,12 @@ class Issuer:
         now = time.monotonic()
         return now - self._fetched >= self._settings.jwks_refresh and now - self._tried >= self._settings.jwks_retry
 
-    async def refresh(self) -> None:
-        """Fetch the keys once; callers that come while it runs wait for the same fetch. A failure is logged, the old
-        keys stay.
-        """
+    def refresh(self) -> asyncio.Task[None]:
+        """Begin to fetch the keys, or join the fetch that is under way. A failure is logged, the old keys stay."""
         if self._refreshing is None:
             self._tried = time.monotonic()
             self._refreshing = asyncio.create_task(self._refresh(), name=f"jwks {self.config.issuer}")
-        await asyncio.shield(self._refreshing)
+        return self._refreshing
 
     async def _refresh(self) -> None:
         try:

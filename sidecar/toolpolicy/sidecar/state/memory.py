@@ -13,8 +13,8 @@ from toolpolicy.sidecar.interfaces import Grant, Refused
 class MemoryState:
     """Implements ``interfaces.StateStore``. It answers at once: no call yields between asking and reserving.
 
-    The clock is monotonic: a step of the wall clock neither frees nor extends a limit. Buckets expire as calls draw
-    from others, so that memory follows the callers of the last window, not those of all time.
+    The clock is monotonic: a step of the wall clock neither frees nor extends a limit. Buckets expire as calls draw from
+    others and with every look at :meth:`size`, so that memory follows the callers of the last window, not of all time.
     """
 
     def __init__(self, max_buckets: int = MAX_BUCKETS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,8 @@ class MemoryState:
         return Refused(result) if isinstance(result, list) else result
 
     def size(self) -> int:
-        """Live buckets."""
+        """Live buckets, those that count nothing any more forgotten first."""
+        self._counters.expire(self._clock())
         return self._counters.size()
 
     async def close(self) -> None:
