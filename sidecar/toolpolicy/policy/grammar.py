@@ -65,8 +65,9 @@ def _acts(sentence: Sequence[Word]) -> list[_Act]:
         found = [act for act in found if act.verb.strength > Strength.LOOSE]
     asked = next((act.at for act in found if act.lemma in w.NEVER_NOUNS), 0)
     found = [act for act in found if act.at >= asked or act.lemma not in w.NAMES_A_RECORD]
-    if strongest < Strength.HARD and len(sentence) > 1 and sentence[-1].text in w.STATUS:
-        found = [act for act in found if act.lemma not in w.NAMES_A_RECORD]
+    if strongest < Strength.HARD and len(sentence) > 1:
+        records = w.RECORDS.get(sentence[-1].text, frozenset[str]())
+        found = [act for act in found if act.lemma not in records]
     return found
 
 
@@ -94,7 +95,9 @@ def _headed(acts: Sequence[_Act], sentence: Sequence[Word]) -> Category:
     inverse = head.lemma in w.INVERSE
     for act in others:
         joined = any(word.text in w.CONJUNCTIONS for word in sentence[head.at + 1 : act.at])
-        noun = act.verb.strength is not Strength.HARD and not joined
+        ends = act.at == len(sentence) - 1 and act.lemma not in w.NAMES_A_RECORD
+        last = head.lemma in w.NOUNABLE and ends and act.verb.category is not Category.WRITE
+        noun = act.verb.strength is not Strength.HARD and not joined and not last
         if noun or act.verb.category is Category.READ:
             continue
         behind = (word.text for word in sentence[act.at + 1 :])
@@ -146,13 +149,20 @@ def _verbless(sentence: Sequence[Word]) -> Category:
     """Nouns alone: something to look at (*logs*, *order_history*, *deleted_items*), else a name that says nothing."""
     if not sentence:
         return Category.EXECUTE
-    if sentence[-1].text in w.REFERENCE:
+    *before, last = sentence
+    if last.text in w.OBJECT:
+        return Category.READ if all(map(_is_noun, before)) else Category.EXECUTE
+    if last.text in w.REFERENCE:
         return Category.READ
-    if len(sentence) > 1 and any(word.form is Form.PARTICIPLE for word in sentence[:-1]):
-        return Category.READ
-    if len(sentence) > 1 and all(_is_plural(word) for word in sentence[-2:]):
-        return Category.READ
+    if before and _is_plural(last) and last.form is not Form.NOMINAL:
+        adjective = before[0].form is Form.PARTICIPLE and all(word.verb is None for word in before[1:])
+        return Category.READ if adjective or _is_plural(before[-1]) else Category.EXECUTE
     return Category.EXECUTE
+
+
+def _is_noun(word: Word) -> bool:
+    """Whether a word is surely no verb that the vocabulary lacks."""
+    return word.verb is not None or word.text in w.GLUED_NOUNS or word.text in w.STATUS or _is_plural(word)
 
 
 def _is_plural(word: Word) -> bool:

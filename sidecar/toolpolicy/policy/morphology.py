@@ -29,6 +29,38 @@ class Word:
     form: Form
 
 
+_COMPOUNDS = """
+    pull+request pull+requests merge+request merge+requests graph+ql git+hub git+lab you+tube dynamo+db mongo+db
+    o+auth my+sql postgre+sql no+sql big+query java+script type+script power+shell click+up click+house
+    cloud+run open+ai open+api open+search open+telemetry code+build code+deploy cloud+watch cloud+trail
+    event+bridge big+table push+notification push+notifications load+balancer load+balancers test+flight
+    launch+template launch+darkly drop+box test+case test+cases test+rail run+book call+center call+back
+    play+list play+lists play+wright post+man post+gres type+form check+list check+lists to+do to+dos read+me
+    who+is look+up roll+back roll+out shut+down log+in log+out sign+in sign+out power+on power+off turn+on
+    turn+off clean+up tear+down back+up write+off pay+out pay+outs pay+roll pay+load top+up cash+out check+in
+    check+out charge+back fail+over wake+up cherry+pick fine+tune key+word key+words key+space key+spaces
+    key+board wild+card use+case use+cases show+case data+set data+sets image+set image+sets change+set
+    change+sets change+log replica+set replica+sets daemon+set daemon+sets stateful+set stateful+sets record+set
+    record+sets result+set rule+set scale+set file+system data+base data+bases data+store data+stores time+out
+    road+map site+map heat+map config+map config+maps app+store object+store vector+store vector+stores
+    feature+store key+store web+hook web+hooks black+list white+list allow+list deny+list watch+list wish+list
+    price+list mailing+list e+mail e+mails double+click key+press
+"""
+_PHRASES = {
+    "start up": "boot", "who am": "whoami", "set up": "configure", "log off": "logout", "sign up": "register",
+    "switch on": "turnon", "switch off": "turnoff", "take down": "teardown", "spin up": "launch",
+    "spin down": "shutdown", "compose up": "launch", "compose down": "halt", "opt in": "opt",
+    "opt out": "opt", "hang up": "halt", "factory reset": "wipe", "zero out": "wipe",
+}  # fmt: skip
+_PAIRS: dict[tuple[str, str], str] = {}
+for _pair in _COMPOUNDS.split():
+    _one, _two = _pair.split("+")
+    _PAIRS[_one, _two] = _one + _two
+for _phrase, _meaning in _PHRASES.items():
+    _one, _two = _phrase.split(" ")
+    _PAIRS[_one, _two] = _meaning
+"""Two words that mean something else together, and names that camelCase takes apart."""
+
 _PIECES = re.compile(r"[A-Z]{2,}s(?![a-z])|[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 _SERVER = re.compile(r"^mcp__.+?__(?=.)", re.IGNORECASE)
 
@@ -41,7 +73,7 @@ def split(name: str) -> list[str]:
     pieces = [piece.lower() for piece in _PIECES.findall(_SERVER.sub("", name))]
     words: list[str] = []
     for piece in pieces:
-        joined = w.PAIRS.get((words[-1], piece)) if words else None
+        joined = _PAIRS.get((words[-1], piece)) if words else None
         if joined:
             words[-1] = joined
         else:

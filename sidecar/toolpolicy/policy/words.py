@@ -39,9 +39,9 @@ _TABLE: tuple[tuple[Category, Strength, str], ...] = (
         Strength.HARD,
         """get list read describe fetch retrieve show view find lookup search browse inspect introspect explore
         discover enumerate download peek head cat ls dir stat whoami ping is has can learn recall
-        summarize summarise explain analyze analyse compare detect calculate compute estimate count
+        summarize summarise explain analyze analyse compare detect calculate estimate count
         identify recommend suggest check diagnose examine preview locate grep glob extract parse
-        tokenize translate measure poll obtain receive rerank determine hget hgetall mget lrange
+        tokenize translate measure poll obtain rerank determine hget hgetall mget lrange
         smembers zrange llen scard exists lint see assess collect gather observe look what which who
         where verify how match correlate consult visualize visualise plot screenshot classify rank
         paginate geocode query""",
@@ -49,8 +49,8 @@ _TABLE: tuple[tuple[Category, Strength, str], ...] = (
     (
         Category.READ,
         Strength.LOOSE,
-        """watch monitor map scan diff filter sort trace audit profile capture forecast predict tail crawl scrape
-        convert hash decode encode quote embed aggregate reference score blame""",
+        """watch monitor map scan diff filter sort trace audit profile forecast predict tail crawl scrape
+        hash decode encode quote embed aggregate reference score blame compute""",
     ),
     (
         Category.WRITE,
@@ -83,7 +83,8 @@ _TABLE: tuple[tuple[Category, Strength, str], ...] = (
         group ungroup cut fold split name prioritize release render set link share import like follow
         print merge fork clone patch commit stage crop mask draw paint fix store block seed pin mute
         leave extend scale trim tune transfer checkout vote join ack pull push sync ship zip fill draft finish
-        complete""",
+        complete receive convert
+        capture""",
     ),
     (
         Category.WRITE,
@@ -101,7 +102,9 @@ _TABLE: tuple[tuple[Category, Strength, str], ...] = (
         train simulate fuzz emulate click doubleclick hover swipe navigate goto keypress debug login
         signin authenticate connect disconnect reconnect dial impersonate assume orchestrate sudo curl
         exploit bruteforce reload recompute rebuild decrypt crack ignite operate interact do interpret
-        solve failover rollout vacuum defragment benchmark ask delegate hijack spoof intercept inject nmap""",
+        solve failover rollout vacuum defragment benchmark ask delegate hijack spoof intercept inject nmap
+        exfiltrate leak scramble
+        tamper falsify poison brick flood spam phish infect hack dump""",
     ),
     (
         Category.EXECUTE,
@@ -122,7 +125,7 @@ _TABLE: tuple[tuple[Category, Strength, str], ...] = (
         expunge rm rmdir rmi del unregister deregister uninstall decommission deprovision teardown
         cleanup undeploy evict discard flushall flushdb hdel srem zrem lrem getdel forget dissolve
         eliminate annihilate abandon dismantle scrub vaporize ltrim unprovision demolish depopulate
-        decimate recreate wreck corrupt smash reimage rescind raze""",
+        decimate recreate wreck corrupt smash reimage rescind raze nullify""",
     ),
     (
         Category.DESTRUCTIVE,
@@ -199,19 +202,22 @@ STATUS = word_set(
 """Behind a word that is a verb or a noun (*run*, *order*), these make it the noun: *run history*."""
 
 REFERENCE = STATUS | word_set(
-    """data doc help version weather tree size directions log forecast tables columns databases schemas spec
-    catalog catalogue definition changelog manual readme faq whois about capabilities alerts news
-    leaderboard balance health healthcheck uptime inventory glossary dictionary quote quotes time date clock
-    timezone"""
+    """doc help version weather forecast tree spec catalog catalogue definition changelog manual readme faq whois about
+    capabilities news leaderboard balance health healthcheck uptime glossary dictionary timezone log"""
 )
 """Nouns for something to be looked at: a name without any verb that ends in one is a Read."""
 
-ATTRIBUTED = STATUS | word_set(
-    """policy policies protection marker markers log event events reason reasons request requests job jobs task
-    tasks preview plan plans config configuration configurations setting settings permission permissions
-    operation operations schedule schedules template templates date time timestamp flag confirmation rule
-    rules window option options eligibility impact candidate candidates record records statement hook hooks
-    activity queue error errors capability capabilities notice notices access flow flows step steps"""
+OBJECT = word_set(
+    """data tables columns databases schemas alerts inventory quote quotes time date clock directions size state states
+    result results schema metadata docs"""
+)
+"""The same, but what an unknown verb may well act on: a Read alone, or behind words that are surely nouns."""
+
+ATTRIBUTED = word_set(
+    """status statuses state history progress policy policies protection marker markers log logs event events reason
+    reasons request requests job jobs task tasks result results count counts preview plan permission permissions
+    operation operations schedule date time timestamp flag confirmation window eligibility impact candidate
+    candidates hook hooks activity capability capabilities access"""
 )
 """Behind a dangerous verb and a reading one, these make the dangerous verb an attribute: *get delete marker*."""
 
@@ -229,40 +235,8 @@ INVERSE = word_set(
 )
 """Verbs that take the action behind them back: *cancel key deletion*."""
 
-NOT_A_START = word_set("last latest next previous recent first auto pending failed current past scheduled active")
+NOT_A_START = word_set("last latest next previous recent first pending failed current past active")
 """Adjectives that make the SOFT verb behind them a noun: *last run*."""
-
-_COMPOUNDS = """
-    pull+request pull+requests merge+request merge+requests graph+ql git+hub git+lab you+tube dynamo+db mongo+db
-    o+auth my+sql postgre+sql no+sql big+query java+script type+script power+shell click+up click+house
-    cloud+run open+ai open+api open+search open+telemetry code+build code+deploy cloud+watch cloud+trail
-    event+bridge big+table push+notification push+notifications load+balancer load+balancers test+flight
-    launch+template launch+darkly drop+box test+case test+cases test+rail run+book call+center call+back
-    play+list play+lists play+wright post+man post+gres type+form check+list check+lists to+do to+dos read+me
-    who+is look+up roll+back roll+out shut+down log+in log+out sign+in sign+out power+on power+off turn+on
-    turn+off clean+up tear+down back+up write+off pay+out pay+outs pay+roll pay+load top+up cash+out check+in
-    check+out charge+back fail+over wake+up cherry+pick fine+tune key+word key+words key+space key+spaces
-    key+board wild+card use+case use+cases show+case data+set data+sets image+set image+sets change+set
-    change+sets change+log replica+set replica+sets daemon+set daemon+sets stateful+set stateful+sets record+set
-    record+sets result+set rule+set scale+set file+system data+base data+bases data+store data+stores time+out
-    road+map site+map heat+map config+map config+maps app+store object+store vector+store vector+stores
-    feature+store key+store web+hook web+hooks black+list white+list allow+list deny+list watch+list wish+list
-    price+list mailing+list e+mail e+mails double+click key+press
-"""
-_PHRASES = {
-    "start up": "boot", "who am": "whoami", "set up": "configure", "log off": "logout", "sign up": "register",
-    "switch on": "turnon", "switch off": "turnoff", "take down": "teardown", "spin up": "launch",
-    "spin down": "shutdown", "compose up": "launch", "compose down": "halt", "opt in": "opt",
-    "opt out": "opt", "hang up": "halt", "factory reset": "wipe", "zero out": "wipe",
-}  # fmt: skip
-PAIRS: dict[tuple[str, str], str] = {}
-for _pair in _COMPOUNDS.split():
-    _one, _two = _pair.split("+")
-    PAIRS[_one, _two] = _one + _two
-for _phrase, _meaning in _PHRASES.items():
-    _one, _two = _phrase.split(" ")
-    PAIRS[_one, _two] = _meaning
-"""Two words that mean something else together, and names that camelCase takes apart."""
 
 MONEY = word_set(
     """payment payments charge charges refund refunds invoice invoices payout payouts subscription subscriptions
@@ -319,15 +293,26 @@ CREATED_TO_RUN = word_set("create add make submit schedule enqueue")
 STARTED = word_set("run runs execution executions invocation invocations dispatch")
 """Objects whose creation is their start."""
 
-NAMES_A_RECORD = word_set(
-    """run build test deploy export import backup sync order call scan crawl message email command process comment
-    issue review report index schedule bill trade swap bid release request print credit fund merge pull push
-    audit track trigger start stop"""
+RUNS = word_set(
+    "run build test deploy order call message email command review release request trade swap bid bill scan crawl"
 )
-"""Verbs that behind STATUS's words are nouns: *run history*, *build logs* (not *update status*, *post status*)."""
+JOBS = word_set("export import backup sync upgrade")
+NAMES_A_RECORD = (RUNS | JOBS) | word_set("comment issue report index schedule print credit fund merge track audit")
+"""Verbs that are often the noun for what they made: *build get status*."""
+
+RECORDS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("status", "statuses", "progress"), RUNS | JOBS),
+    **dict.fromkeys(("history", "result", "results", "log", "logs", "detail", "details", "count"), RUNS),
+}
+"""What such a noun may have, so that a name of the two says nothing but look: *run history*, not *post status*."""
 
 NEVER_NOUNS = word_set("get describe")
 """Behind such a record's name these show that it is the noun: *build get status*."""
+
+NOUNABLE = word_set(
+    "list search view check count compute query match rank plot score look head cat compare extract ping poll preview"
+)
+"""Reading verbs that may as well be the thing that the name's last word is done to: *list clear*."""
 
 ONLY_FIRST = word_set("is has can what which who where how ls cat head dir stat look see exists match rank plot")
 """Reading words that mean something else further back."""
@@ -369,6 +354,17 @@ COMPANY: dict[str, tuple[frozenset[str], Category]] = {
         Category.EXECUTE,
     ),
     "make": (word_set("request call"), Category.EXECUTE),
+    "receive": (word_set("message messages sms email emails data"), Category.READ),
+    "convert": (
+        word_set(
+            """time timezone date currency currencies unit units temperature length weight markdown html pdf text case
+            color colour base coordinates"""
+        ),
+        Category.READ,
+    ),
+    "capture": (word_set("screenshot screen page viewport image photo frame logs log"), Category.READ),
+    "recall": (word_set("message messages email emails mail shipment product"), Category.WRITE),
+    "map": (word_set("drive drives network port ports volume"), Category.WRITE),
     "snapshot": (word_set("browser page dom accessibility screen"), Category.READ),
 }
 """What a verb means in the company of certain words, where that is not what it means alone."""

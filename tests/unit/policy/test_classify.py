@@ -91,6 +91,11 @@ def test_nothing_strict_is_called_read(file: str) -> None:
         (EXECUTE, "send_command submit_job create_run make_api_request apply_migration mouse_move scan_ports"),
         (DESTRUCTIVE, "format_disk move_to_trash factory_reset clear_cache reset_database"),
         (WRITE, "reset_password format_code resolve_incident"),
+        # reading words that may be nouns themselves, and unknown verbs before nouns to look at
+        (DESTRUCTIVE, "list_clear search_index_reset search_delete_records nullify_data"),
+        (EXECUTE, "compute_instances_stop automated_deployment exfiltrate_data deploy_docs process_results frob_data"),
+        (READ, "list_run search_post get_password_reset build_get_status kubectl_logs logs tables order_details"),
+        (FINANCIAL, "capture_order collect_payment"),
         # names that say nothing
         (EXECUTE, "x foo data_thing users 42 _ - sequentialthinking deletion_policy"),
         (EXECUTE, "löschen список_файлов get_café 工具 🔥"),
