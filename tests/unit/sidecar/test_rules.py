@@ -229,6 +229,22 @@ async def test_subscribers_are_told_after_the_swap_and_only_then(tmp_path: Path)
 
 
 @pytest.mark.asyncio
+async def test_a_subscriber_that_fails_does_not_end_the_watching(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(YAML % ("a", "search"))
+    source = FileRules([file], interval=0.01)
+
+    def fails() -> None:
+        raise RuntimeError("a fault")
+
+    source.subscribe(fails)
+    async with watching(source) as until:
+        await until(lambda: source.status.reloads == 1)
+        file.write_text(YAML % ("a", "fetch"))
+        await until(lambda: allowed(source.current, "fetch"))
+
+
+@pytest.mark.asyncio
 async def test_calls_go_on_while_a_large_set_compiles(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     rule = "  - {name: r%d, match: {tools: [t%d]}, action: Allow, validations: [{expression: 'args.n < %d'}]}\n"

@@ -173,7 +173,10 @@ class _Watched(ABC):
             "rules revision %s in force: %s", candidate.revision, ", ".join(names) or "no policy selects this server"
         )
         for changed in self._subscribers:
-            changed()
+            try:
+                changed()
+            except Exception:
+                log.exception("a part of the sidecar could not follow the new rules")
         _settle_memory()
 
     def _refuse(self, fingerprint: _Fingerprint, problems: list[str]) -> None:
