@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +9,6 @@ from toolpolicy.policy.model import Action
 from toolpolicy.policy.types import Code, Decision, RuleRef, WouldDeny
 from toolpolicy.sidecar.metrics import Metrics
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 ALLOW = Decision(Action.ALLOW, Code.ALLOWED)
 DENY = Decision(Action.DENY, Code.DENIED_BY_RULE)
 

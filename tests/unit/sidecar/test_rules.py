@@ -22,7 +22,7 @@ from toolpolicy.policy.decide import evaluate
 from toolpolicy.policy.model import Action
 from toolpolicy.policy.types import Call, Principal
 from toolpolicy.sidecar.rules import DirectoryRules, FileRules, Pod, RuleSet, parse_labels
-from toolpolicy.sidecar.rules import source as source_module
+from toolpolicy.sidecar.rules import reading as reading_module
 
 DEADLINE = 20.0
 YAML = """
@@ -284,7 +284,7 @@ async def test_files_that_change_between_their_readings_are_read_again(
     deny = (YAML % ("b", "search")).replace("Allow", "Deny")
     one.write_text(YAML % ("a", "search"))
     two.write_text(deny)
-    reading = source_module._read_file  # pyright: ignore[reportPrivateUsage]
+    reading = reading_module.read_file
 
     def read(path: Path, budget: int) -> bytes:
         raw = reading(path, budget)
@@ -293,7 +293,7 @@ async def test_files_that_change_between_their_readings_are_read_again(
             two.write_text(YAML % ("b", "list"))
         return raw
 
-    monkeypatch.setattr(source_module, "_read_file", read)
+    monkeypatch.setattr(reading_module, "read_file", read)
     source = FileRules([one, two])
     seen: list[bool] = []
     source.subscribe(lambda: seen.append(allowed(source.current, "search")))
@@ -356,7 +356,7 @@ async def test_a_swap_while_reading_never_gives_a_mixed_set(tmp_path: Path, monk
     volume = tmp_path / "rules"
     kubelet.write(volume, kubelet.volume_files([kubelet.policy("a", "old"), kubelet.policy("b", "old2")]))
     source = DirectoryRules(volume, require_index=True)
-    reading = source_module._read_at  # pyright: ignore[reportPrivateUsage]
+    reading = reading_module.read_at
     swaps = 0
 
     def read(directory: int, name: str, budget: int) -> bytes:
@@ -368,7 +368,7 @@ async def test_a_swap_while_reading_never_gives_a_mixed_set(tmp_path: Path, monk
             kubelet.write(volume, kubelet.volume_files(new, revision=f"1-{swaps + 1}"))
         return raw
 
-    monkeypatch.setattr(source_module, "_read_at", read)
+    monkeypatch.setattr(reading_module, "read_at", read)
     status = await source.load()
     assert swaps == 2
     assert (status.problems, status.revision, status.failures) == ((), "1-3", 0)

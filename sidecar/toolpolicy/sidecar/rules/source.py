@@ -24,7 +24,6 @@ import contextlib
 import gc
 import logging
 import os
-import stat
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -37,6 +36,7 @@ from toolpolicy.policy.compile import PolicySet, compile_policies
 from toolpolicy.policy.errors import PolicyError, Problem
 from toolpolicy.policy.load import duplicates, load_object, load_text
 from toolpolicy.policy.model import Policy
+from toolpolicy.sidecar.rules import reading
 from toolpolicy.sidecar.rules.index import INDEX, IndexFault, parse_index, read_manifests
 from toolpolicy.sidecar.rules.selection import Pod, parse_labels, select
 
@@ -79,14 +79,6 @@ class _Candidate:
     policies: list[Policy]
     revision: str
     epoch: int
-
-
-class RulesFault(Exception):
-    """A set that can't be used; ``problems`` says everything that is wrong with it."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = tuple(problems)
 
 
 class _Watched(ABC):
@@ -144,7 +136,7 @@ class _Watched(ABC):
         try:
             candidate = await asyncio.to_thread(self._read)
             policies = await asyncio.to_thread(_compile, candidate.policies)
-        except (RulesFault, IndexFault, PolicyError) as fault:
+        except (reading.RulesFault, IndexFault, PolicyError) as fault:
             problems = [str(p) for p in fault.problems]
         except OSError as error:
             problems = [f"{error.filename or 'the rules'}: {error.strerror}"]
@@ -285,14 +277,14 @@ class DirectoryRules(_Watched):
                 continue
             finally:
                 os.close(handle)
-        raise RulesFault([_fault(self._path, "the directory changes faster than it can be read")])
+        raise reading.RulesFault([reading.fault(self._path, "the directory changes faster than it can be read")])
 
     def _read_handle(self, handle: int) -> _Candidate:
         budget = self._max_bytes
 
         def read(name: str) -> bytes:
             nonlocal budget
-            raw = _read_at(handle, name, budget)
+            raw = reading.read_at(handle, name, budget)
             budget -= len(raw)
             return raw
 
@@ -302,7 +294,9 @@ class DirectoryRules(_Watched):
             if os.fstat(handle).st_nlink == 0:
                 raise _Vanished from None
             if self._require_index:
-                raise RulesFault([_fault(self._path / INDEX, "is missing: the set of rules is lost")]) from None
+                raise reading.RulesFault(
+                    [reading.fault(self._path / INDEX, "is missing: the set of rules is lost")]
+                ) from None
             return _read_plain(self._plain_files(), self._max_bytes, self._path)
         index = parse_index(raw_index)
         try:
@@ -316,7 +310,7 @@ class DirectoryRules(_Watched):
             message = (
                 f"epoch {index.epoch} is lower than {self.current.epoch}, which is in force: an older operator's set"
             )
-            raise RulesFault([_fault(INDEX, message)])
+            raise reading.RulesFault([reading.fault(INDEX, message)])
         policies: list[tuple[str, Policy]] = []
         problems: list[Problem] = []
         for entry, manifest in manifests:
@@ -326,7 +320,7 @@ class DirectoryRules(_Watched):
                 policies.append((entry.key, policy))
         problems.extend(duplicates(policies))
         if problems:
-            raise RulesFault(problems)
+            raise reading.RulesFault(problems)
         return _Candidate(select([p for _, p in policies], self._now()), index.revision, index.epoch)
 
     def _now(self) -> Pod | None:
@@ -354,9 +348,9 @@ def _read_plain(paths: Sequence[Path], max_bytes: int, directory: Path | None = 
     budget = max_bytes
     for path in paths:
         try:
-            raw = _read_file(path, budget)
+            raw = reading.read_file(path, budget)
         except OSError as error:
-            problems.append(_fault(path, f"can't be read: {error.strerror}"))
+            problems.append(reading.fault(path, f"can't be read: {error.strerror}"))
             continue
         budget -= len(raw)
         content.update(b"%d:" % len(raw) + raw)
@@ -365,31 +359,13 @@ def _read_plain(paths: Sequence[Path], max_bytes: int, directory: Path | None = 
         problems.extend(p for p in faults if p.severity == "error")
     if not policies and not problems:
         where = directory or (paths[0] if paths else Path("the rules"))
-        problems.append(_fault(where, "holds no ToolPolicy; to allow everything say so with defaultAction: Allow"))
+        problems.append(
+            reading.fault(where, "holds no ToolPolicy; to allow everything say so with defaultAction: Allow")
+        )
     problems.extend(p for p in duplicates(policies) if p not in problems)
     if problems:
-        raise RulesFault(problems)
+        raise reading.RulesFault(problems)
     return _Candidate([p for _, p in policies], content.hexdigest()[:12], 0)
-
-
-def _read_file(path: Path, budget: int) -> bytes:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    return _drain(handle, path, budget)
-
-
-def _read_at(directory: int, name: str, budget: int) -> bytes:
-    handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory)
-    return _drain(handle, name, budget)
-
-
-def _drain(handle: int, name: str | Path, budget: int) -> bytes:
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise RulesFault([_fault(name, "is not a regular file")])
-        raw = file.read(budget + 1)
-    if len(raw) > budget:
-        raise RulesFault([_fault(name, "the rules are larger in all than TOOLPOLICY_RULES_MAX_BYTES allows")])
-    return raw
 
 
 def _compile(policies: list[Policy]) -> PolicySet:
@@ -427,7 +403,3 @@ def _replaced(before: object, after: object) -> bool:
 def _name_of(policy: Policy) -> str:
     meta = policy.metadata
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
-
-
-def _fault(file: str | Path, message: str) -> Problem:
-    return Problem(str(file), 0, 0, "", message, code="rules")
