@@ -22,7 +22,11 @@ async def test_an_allowed_call_is_forwarded_with_its_own_bytes_and_answered_with
     async with upstream() as server, sidecar(server.url) as running, running.client() as client:
         reply = await client.post(body, "X-Mine: kept", "Origin: http://app.example")
         assert reply.status == 200
-        assert reply.json() == {"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "executed get_thing"}]}}
+        assert reply.json() == {
+            "jsonrpc": "2.0",
+            "id": 7,
+            "result": {"content": [{"type": "text", "text": "executed get_thing"}]},
+        }
         assert "server" not in reply.headers
         seen = server.seen[0]
         assert seen.body == body
@@ -203,7 +207,9 @@ class LateNoStore(NoStore):
 
 
 @pytest.mark.parametrize("store", [NoStore, LateNoStore])
-@pytest.mark.parametrize(("how", "outcomes"), [("Deny", [True, True]), ("Local", [False, True]), ("Allow", [False, False])])
+@pytest.mark.parametrize(
+    ("how", "outcomes"), [("Deny", [True, True]), ("Local", [False, True]), ("Allow", [False, False])]
+)
 async def test_what_a_lost_store_means_is_the_policys_choice(store: type[Any], how: str, outcomes: list[bool]) -> None:
     rules = limited(1, onStateFailure=how)
     async with upstream() as server, sidecar(server.url, rules, state=store()) as running, running.client() as client:

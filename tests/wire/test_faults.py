@@ -103,7 +103,9 @@ async def test_a_server_that_dies_within_its_answer_breaks_the_clients_connectio
         assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 4\r\n\r\n{}  ", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 4\r\n\r\n{}  ", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
 async def test_bytes_behind_an_answer_never_become_the_next_ones_answer(framing: bytes) -> None:
     async def script(peer: Peer, seen: Seen) -> None:
         evil = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npoison!"
@@ -165,7 +167,11 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_used() -> N
 
 
 async def test_an_idle_connection_is_given_up_before_servers_close_theirs() -> None:
-    async with upstream() as server, sidecar(server.url, upstream_keepalive=0.01) as running, running.client() as client:
+    async with (
+        upstream() as server,
+        sidecar(server.url, upstream_keepalive=0.01) as running,
+        running.client() as client,
+    ):
         await client.call("get_a")
         await server.until(lambda: server.peers[0].over)
         await client.call("get_b")
@@ -179,7 +185,11 @@ async def test_an_idle_connection_is_given_up_before_servers_close_theirs() -> N
     ("answer", "status", "body"),
     [
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n3\r\n \n \r\n0\r\n\r\n", 200, b"{} \n "),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n2\r\n{}\r\n0\r\nX: y\r\n\r\n", 200, b"{}"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n2\r\n{}\r\n0\r\nX: y\r\n\r\n",
+            200,
+            b"{}",
+        ),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", 200, b"{}"),
         (b"HTTP/1.0 200 OK\r\n\r\n{}", 200, b"{}"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
@@ -188,7 +198,11 @@ async def test_an_idle_connection_is_given_up_before_servers_close_theirs() -> N
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
         (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 404 Nope\r\nContent-Length: 2\r\n\r\nno", 404, b"no"),
         (b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer x=y\r\nContent-Length: 0\r\n\r\n", 401, b""),
-        (b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
+        (
+            b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
+            200,
+            b"{}",
+        ),
     ],
 )
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -300,7 +314,9 @@ async def test_a_body_above_the_limit_is_413() -> None:
             assert reply.status == 413
             assert await client.closed()
         async with running.client() as client:
-            head = b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            head = (
+                b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             await client.send(head + b"%x\r\n" % len(body) + body[:1500])
             assert (await client.reply()).status == 413
         assert server.seen == []
@@ -419,7 +435,10 @@ async def test_a_list_longer_than_can_be_looked_at_is_502() -> None:
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (b"GET /mcp HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n", 400),
+        (
+            b"GET /mcp HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n",
+            400,
+        ),
         (b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", 405),
         (b"PUT /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}", 405),
         (b"GET /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}", 400),
@@ -511,5 +530,3 @@ async def test_what_does_not_end_within_the_grace_period_is_broken_off() -> None
         async with asyncio.timeout(5):
             await running.sidecar.drain()
         assert await client.closed()
-
-

@@ -119,7 +119,9 @@ async def test_a_list_in_the_answer_to_a_call_is_filtered_too() -> None:
     async with upstream(stage.script) as server, sidecar(server.url) as running, running.client() as client:
         await client.post_only(call("get_stream"))
         peer = await stage.opened(client)
-        await peer.event(event({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}) + event(listing(9)))
+        await peer.event(
+            event({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}) + event(listing(9))
+        )
         got = await client.chunk() or b""
         assert b"notifications/progress" in got
         assert b"delete_thing" not in got

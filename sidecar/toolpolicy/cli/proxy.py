@@ -35,7 +35,9 @@ runs: the next call obeys. Every other setting: --set NAME=VALUE, or the variabl
 )
 @click.option("--upstream", metavar="URL", help="The MCP server: http://HOST:PORT/PATH, https://…, or unix:SOCKET.")
 @click.option(
-    "--listen", metavar="HOST:PORT|stdio", help="Where to serve MCP. Port 0 takes a free one.  [default: 127.0.0.1:8080]"
+    "--listen",
+    metavar="HOST:PORT|stdio",
+    help="Where to serve MCP. Port 0 takes a free one.  [default: 127.0.0.1:8080]",
 )
 @click.option(
     "--admin", metavar="HOST:PORT|none", help="Where health and metrics are served.  [default: 127.0.0.1:9901]"
@@ -78,9 +80,7 @@ def command(
         echo(f"toolpolicy: serving {where if listen != 'stdio' else 'stdio'}, policies {names}{admin_at}", err=True)
 
     try:
-        code = asyncio.run(
-            serve(settings, policies=policies, command=command, shared=shared, insist=True, ready=ready)
-        )
+        code = asyncio.run(serve(settings, policies=policies, command=command, shared=shared, insist=True, ready=ready))
     except StartFault as fault:
         raise InputError(str(fault)) from None
     except KeyboardInterrupt:
@@ -106,5 +106,3 @@ def _settings(given: dict[str, str], more: tuple[str, ...]) -> Any:
         return from_environ(environ)
     except SettingsError as fault:
         raise InputError(str(fault)) from None
-
-

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from toolpolicy.mcp.envelope import Message
 from toolpolicy.mcp.paths import Route
 from toolpolicy.policy.compile import PolicySet
 from toolpolicy.policy.types import Call, Decision
 from toolpolicy.sidecar.interfaces import Identity
-from toolpolicy.sidecar.requests import Request
+from toolpolicy.sidecar.lens import Caller
+
+if TYPE_CHECKING:
+    from toolpolicy.sidecar.requests import Request
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -43,6 +46,10 @@ class Case:
         self.session: str | None = None
         self.revision: str | None = None
         self.client = NO_CLIENT
+
+    def caller(self) -> Caller:
+        """For whom the answer is."""
+        return Caller(self.identity, self.session, self.client)
 
 
 class Item:

@@ -8,6 +8,9 @@ not for the short way is then left in its queue, and it is woken after all.
 One connection has one exchange at a time; a pipelined request waits in aiohttp's queue.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportAttributeAccessIssue=false
+# This one file rests on aiohttp's internals; its tests are what checks them.
+
 from __future__ import annotations
 
 import asyncio
@@ -20,6 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from toolpolicy.sidecar.downstream import Service, peer_of
 from toolpolicy.sidecar.exchange import Exchange
+from toolpolicy.sidecar.head import Head
 from toolpolicy.sidecar.requests import Request, Verdict
 from toolpolicy.sidecar.wiring import Answer, answer_bytes
 
@@ -32,7 +36,7 @@ _HTTP11 = (1, 1)
 class Conversation(RequestHandler):
     """One client connection; ``exchange.Client`` for the requests that take the short way."""
 
-    __slots__ = ("_exchange", "_head_timer", "_judging", "_peer", "_service", "_short", "closing", "http10")
+    __slots__ = ("_exchange", "_head", "_head_timer", "_judging", "_peer", "_service", "_short", "closing", "http10")
 
     def __init__(self, manager: web.Server, service: Service, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
@@ -41,6 +45,7 @@ class Conversation(RequestHandler):
         self._judging: asyncio.Task[None] | None = None
         self._short = False
         self._peer: Peer | None = None
+        self._head: Head | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self.closing = False
         self.http10 = False
@@ -150,7 +155,12 @@ class Conversation(RequestHandler):
             text = f"the body is longer than {self._service.settings.max_body} bytes"
             verdict: Verdict | Awaitable[Verdict] = self._service.refuse("body-size", 413, text, close=True)
         else:
-            verdict = self._service.take(Request(message.method, message.path, message.raw_headers, body, peer))
+            head = self._head
+            method, target, headers = message.method, message.path, message.raw_headers
+            if head is None or not head.same(method, target, headers):
+                head = Head(method, target, headers)
+                self._head = head if method == "POST" else None
+            verdict = self._service.take(Request(head, body, peer))
         if isinstance(verdict, Awaitable):
             self._judging = self._loop.create_task(self._later(verdict, message.method))
         else:

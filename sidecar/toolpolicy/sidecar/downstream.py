@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.web_protocol import RequestHandler
 
 from toolpolicy.sidecar.exchange import Client, Exchange
+from toolpolicy.sidecar.head import Head
 from toolpolicy.sidecar.interfaces import Peer
 from toolpolicy.sidecar.requests import Dispatch, Request, Verdict
 from toolpolicy.sidecar.settings import Settings
@@ -135,7 +136,7 @@ class Front:
 
     async def _verdict(self, request: web.BaseRequest) -> Verdict:
         service = self._service
-        message = request._message
+        message = request._message  # pyright: ignore[reportPrivateUsage]  # the target as it came is nowhere else
         if message.upgrade and "websocket" in request.headers.get("Upgrade", "").lower():
             return service.refuse("upgrade", 400, "MCP is not spoken over WebSocket", close=True)
         if request.method == "CONNECT":
@@ -144,9 +145,7 @@ class Front:
         if isinstance(body, Answer):
             return body
         peer = peer_of(request.transport)
-        verdict = service.take(
-            Request(request.method, message.path, message.raw_headers, body, peer)
-        )
+        verdict = service.take(Request(Head(request.method, message.path, message.raw_headers), body, peer))
         return await verdict if isinstance(verdict, Awaitable) else verdict
 
     async def _body(self, request: web.BaseRequest) -> bytes | None | Answer:
@@ -179,6 +178,6 @@ def peer_of(transport: asyncio.BaseTransport | None) -> Peer:
     if transport is None:
         return Peer("")
     name = transport.get_extra_info("peername")
-    address = str(name[0]) if isinstance(name, tuple) and name else "unix"
+    address = str(cast("tuple[Any, ...]", name)[0]) if isinstance(name, tuple) and name else "unix"
     tls = transport.get_extra_info("ssl_object")
     return Peer(address, tls.getpeercert(binary_form=True) if tls is not None else None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from toolpolicy.sidecar.interfaces import Grant
@@ -67,19 +68,20 @@ class Watcher(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Order:
-    """What the judge allows: how to see the answer, and what to do with what it says."""
+    """What the judge allows: how to see the answer, and what to do with what it says. Few calls set more than two of these."""
 
-    lens: Callable[[], Lens]
-    grant: Grant | None = None
+    def __init__(self, lens: Callable[[], Lens], grant: Grant | None = None, request_id: int | str | None = None) -> None:
+        self.lens = lens
+        self.grant = grant
+        self.request_id = request_id
+
     whole: bool = False
     """A JSON answer has to be looked at before it may pass."""
     taken: Callable[[str | None], None] | None = None
     """Called when the server took the request (status < 400), with the Mcp-Session-Id of its answer."""
     endpoint: Callable[[Exchange, bytes], bytes | None] | None = None
     """For a GET: a legacy endpoint was announced."""
-    request_id: int | str | None = None
     stream: bool = False
     """A GET stream: not a call, and ended when the sidecar drains."""
     news: bytes | None = None
@@ -278,8 +280,7 @@ class Exchange:
         self._mode = Mode.EVENTS
         self._chunked = not self._client.http10
         order = self.order
-        announce = order.endpoint
-        endpoint = None if announce is None else lambda data: announce(self, data)
+        endpoint = None if order.endpoint is None else partial(order.endpoint, self)
         self._relay = EventRelay(order.lens(), self._manner.max_whole, endpoint)
         self._send(self._head(None))
         self.streaming = True

@@ -15,13 +15,14 @@ from typing import Any, Final, Protocol, cast
 
 from toolpolicy.mcp import answers, methods
 from toolpolicy.mcp.envelope import INVALID_REQUEST, EnvelopeError, Kind, Message, parse
-from toolpolicy.mcp.headers import HeaderFault, accepts_json, check_request_content, verify
+from toolpolicy.mcp.headers import HeaderFault, accepts_json, verify
 from toolpolicy.mcp.paths import Route, RouteKind, Routes
 from toolpolicy.mcp.revisions import batch_allowed, has_sessions
 from toolpolicy.policy.model import Action
 from toolpolicy.policy.types import Call, Code, Decision
 from toolpolicy.sidecar.case import Case, bounded_session, client_label, then
 from toolpolicy.sidecar.exchange import Exchange, Order
+from toolpolicy.sidecar.head import forwarded_head, with_body
 from toolpolicy.sidecar.interfaces import AuditEntry, AuditLog, Identifier, Identity, IdentityRefused
 from toolpolicy.sidecar.judge import Judge
 from toolpolicy.sidecar.judge import Verdict as Judgement
@@ -31,7 +32,7 @@ from toolpolicy.sidecar.requests import Dispatch, Request, Verdict
 from toolpolicy.sidecar.rules import RuleSet
 from toolpolicy.sidecar.sessions import Owners
 from toolpolicy.sidecar.settings import Settings
-from toolpolicy.sidecar.wiring import Answer, request_head
+from toolpolicy.sidecar.wiring import Answer
 
 META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
@@ -84,8 +85,8 @@ class Gate:
             return self.refuse("path", 404, _NOT_HERE)
         if request.body is not None and request.method in _BODILESS:
             return self.refuse("body", 400, f"{request.method} takes no body", close=True)
-        found = self._identifier.identify(request.peer, request.headers)
-        if isinstance(found, Identity):
+        found = self._identifier.identify(request.peer, request.head.telling)
+        if type(found) is Identity:
             return self._identified(request, route, started, found)
         return then(found, lambda who: self._identified(request, route, started, who), _IDENTITY)
 
@@ -132,8 +133,8 @@ class Gate:
 
     def _post(self, case: Case) -> Verdict | Awaitable[Verdict]:
         request = case.request
-        headers = request.headers
-        fault = check_request_content(headers)
+        head = request.head
+        fault = head.content_fault
         if fault is not None:
             return self._faulty(case, fault, None)
         try:
@@ -141,41 +142,33 @@ class Gate:
         except EnvelopeError as error:
             self._invalid(case, error.message)
             return Answer(error.status, answers.parse_error(error))
-        version = self._read_headers(case)
-        single = isinstance(message, Message)
-        stated = message.protocol_version if single else None
-        case.revision = version or stated
-        declared = None
-        if single and message.tool is not None:
-            declared = self._parts.sight.catalogue.declared(message.tool)
-        fault = verify(message, headers, case.revision, declared)
+        self._note_session(case)
+        if type(message) is Message:
+            single: Message = message
+            case.revision = head.version or single.protocol_version
+            tool = single.tool
+            declared = self._parts.sight.catalogue.declared(tool) if tool is not None else None
+            fault = verify(single, head.telling, case.revision, declared)
+            messages: tuple[Message, ...] = (single,)
+        else:
+            messages = cast("tuple[Message, ...]", message)
+            case.revision = head.version
+            fault = verify(messages, head.telling, case.revision) or self._batch_fault(case, messages)
         if fault is not None:
             return self._faulty(case, fault, message)
-        if not single and (fault := self._batch_fault(case, message)) is not None:
-            return self._faulty(case, fault, message)
-        messages = (message,) if single else message
         self._bind(case, messages)
-        foreign = self._foreign(case, messages)
-        if foreign is not None:
+        if case.identity.principal.verified and (foreign := self._foreign(case, messages)) is not None:
             return foreign
-        judgement = self._judge.judge(case, messages) if any(m.judged for m in messages) else _PASSES
-        if isinstance(judgement, Judgement):
+        judgement = self._judge.judge(case, messages)
+        if type(judgement) is Judgement:
             return self._concluded(case, messages, judgement)
         return then(judgement, lambda found: self._concluded(case, messages, found), Judgement)
 
-    def _read_headers(self, case: Case) -> str | None:
-        """Notes the session; returns the revision that the header states."""
-        version: str | None = None
-        for name, value in case.request.headers:
-            size = len(name)
-            if size == 14:
-                if name.lower() == b"mcp-session-id":
-                    case.session_id = bounded_session(value)
-            elif size == 20 and name.lower() == b"mcp-protocol-version":
-                version = value.decode("latin-1")
+    def _note_session(self, case: Case) -> None:
         if case.route.kind is RouteKind.LEGACY_MESSAGE:
             case.session_id = bounded_session(case.route.target.encode())
-        return version
+        else:
+            case.session_id = case.request.head.session
 
     def _batch_fault(self, case: Case, messages: Sequence[Message]) -> HeaderFault | None:
         if not batch_allowed(case.revision) or any(m.protocol_version not in (None, case.revision) for m in messages):
@@ -209,8 +202,6 @@ class Gate:
 
     def _foreign(self, case: Case, messages: Sequence[Message]) -> Verdict | None:
         principal = case.identity.principal
-        if not principal.verified:
-            return None
         now = time.monotonic()
         reason: str | None = None
         if case.session_id is not None and self._parts.sessions.foreign(case.session_id, principal, now):
@@ -263,26 +254,28 @@ class Gate:
         request = case.request
         body = request.body or b""
         message = messages[0]
-        head = request_head(
-            b"POST", case.route.target.encode("ascii"), request.headers, len(body), host=self._parts.host, encodings=False
-        )
-        principal = case.identity.principal
-        order = Order(
-            lambda: Lens(self._parts.sight, Caller(case.identity, case.session, case.client)),
-            judgement.grant,
-            request_id=message.id,
-            whole=any(m.method == methods.LISTING for m in messages) or (principal.verified and b"task" in body),
-        )
+        parts = self._parts
+        head = request.head.forwarded if parts.host is None else self._forwarded(case, encodings=False)
+        order = Order(lambda: Lens(parts.sight, case.caller()), judgement.grant, message.id)
+        method = message.method
+        if method != methods.CALL or len(messages) > 1:
+            order.whole = any(m.method == methods.LISTING for m in messages)
+        if case.identity.principal.verified and b"task" in body:
+            order.whole = True
         if case.session_id is None:
-            if message.method == "initialize":
+            if method == "initialize":
                 order.taken = lambda session: self._opened(case, session)
-        elif self._parts.sessions.owner(case.session_id, time.monotonic()) is None:
+        elif parts.sessions.owner(case.session_id, time.monotonic()) is None:
             order.taken = lambda _: self._opened(case, case.session_id)
-        patient = message.method == "subscriptions/listen"
+        patient = method == "subscriptions/listen"
         if patient:
             order.news = _news_for(message)
             order.stream = True
-        return Dispatch(head + body, order, patient=patient)
+        return Dispatch(with_body(head, body), order, patient=patient)
+
+    def _forwarded(self, case: Case, *, encodings: bool) -> bytes:
+        head = case.request.head
+        return forwarded_head(head.method, case.route.target, head.headers, host=self._parts.host, encodings=encodings)
 
     def _opened(self, case: Case, session: str | None) -> None:
         if session is not None:
@@ -296,7 +289,7 @@ class Gate:
         fault = verify((), request.headers)
         if fault is not None:
             return self._faulty(case, fault, None)
-        self._read_headers(case)
+        self._note_session(case)
         now = time.monotonic()
         session = case.session_id
         if session is not None and self._parts.sessions.foreign(session, case.identity.principal, now):
@@ -304,10 +297,11 @@ class Gate:
         case.session = session
         if session is not None and (owner := self._parts.sessions.owner(session, now)) is not None:
             case.client = owner.client
-        caller = Caller(case.identity, case.session, case.client)
+        caller = case.caller()
         stream = request.method == "GET"
-        order = Order(lambda: Lens(self._parts.sight, caller), whole=stream, stream=stream)
+        order = Order(lambda: Lens(self._parts.sight, caller))
         if stream:
+            order.whole = order.stream = True
             order.news = _NEWS
             order.endpoint = lambda exchange, data: self._parts.legacy.announced(exchange, caller, data)
         elif request.method == "DELETE" and session is not None:
@@ -327,20 +321,9 @@ class Gate:
         return self._send(case, Order(lambda: Lens(self._parts.sight, caller)), encodings=True)
 
     def _send(self, case: Case, order: Order, *, encodings: bool) -> Dispatch:
-        request = case.request
-        body = request.body
-        length = None if body is None else len(body)
-        method = request.method
-        head = request_head(
-            method.encode("ascii"),
-            case.route.target.encode("ascii"),
-            request.headers,
-            length,
-            host=self._parts.host,
-            encodings=encodings,
-        )
+        method = case.request.method
         return Dispatch(
-            head + (body or b""),
+            with_body(self._forwarded(case, encodings=encodings), case.request.body),
             order,
             idempotent=method in _BODILESS,
             head_only=method == "HEAD",
@@ -378,7 +361,6 @@ class Gate:
         )
 
 
-_PASSES = Judgement((), True)
 _NEWS = answers.as_sse(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
 
 

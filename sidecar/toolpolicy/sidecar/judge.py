@@ -62,9 +62,10 @@ class Verdict:
         self.grant = grant
 
 
+PASSES = Verdict((), True)
+"""Nothing in the request is judged."""
 _STATE_DOWN = "The store that counts limits does not answer, so this call can't be counted and is denied. Try again later."
 _AUDIT_DOWN = "The audit log can't be written, and no call may pass unrecorded. Try again later."
-_GRANT_OR_REFUSED = (Refused, Grant)
 
 
 class Judge:
@@ -97,29 +98,34 @@ class Judge:
     def judge(self, case: Case, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
         """Decide on the judged ones among ``messages``."""
         now = datetime.now(UTC)
-        identity = case.identity
         items: list[Item] = []
         wanting: Message | None = None
         for message in messages:
             if message.judged:
-                call = Call(
-                    cast(str, message.method),
-                    identity.principal,
-                    now,
-                    message.tool,
-                    message.arguments,
-                    identity.identities,
-                    case.session,
-                    case.client,
-                    self._server,
-                )
+                call = self._call(case, message, now)
                 decision = evaluate(case.policies, call, self._catalogue)
                 if decision.needs_catalogue:
                     wanting = message
                 items.append(Item(message, call, decision))
+        if not items:
+            return PASSES
         if wanting is None:
             return self._approve(case, items)
         return self._list_first(case, items, wanting)
+
+    def _call(self, case: Case, message: Message, now: datetime) -> Call:
+        identity = case.identity
+        return Call(
+            message.method or "",
+            identity.principal,
+            now,
+            message.tool,
+            message.arguments,
+            identity.identities,
+            case.session,
+            case.client,
+            self._server,
+        )
 
     async def _list_first(self, case: Case, items: list[Item], message: Message) -> Verdict:
         if await self._lister.fetch(case, message):
@@ -160,7 +166,7 @@ class Judge:
         if isinstance(found, Refused):
             return self._short(case, items, found.shortages)
         if isinstance(found, Awaitable):
-            return self._reserve_later(case, items, demands, cast("Awaitable[Grant | Refused]", found))
+            return self._reserve_later(case, items, demands, found)
         return self._granted(case, items, found)
 
     async def _reserve_later(
@@ -243,7 +249,7 @@ class Judge:
                 forwarded,
                 arguments if full else None,
                 config.redact if full else (),
-                _extra(message),
+                _NO_EXTRA if item.call.tool is not None else _extra(message),
             )
         )
 
@@ -266,7 +272,7 @@ _NO_EXTRA: Mapping[str, object] = {}
 
 def _extra(message: Message) -> Mapping[str, object]:
     name = message.name
-    return _NO_EXTRA if name is None or message.tool is not None else {"name": name[:256]}
+    return _NO_EXTRA if name is None else {"name": name[:256]}
 
 
 def _together(items: Sequence[Item]) -> tuple[Demand, ...]:

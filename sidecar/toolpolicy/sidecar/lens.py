@@ -90,7 +90,7 @@ class Lens:
             raise Unreadable("the MCP server's answer is not JSON") from None
         if isinstance(value, dict) and self._is_private(cast(dict[str, Any], value)):
             return b""
-        items = cast(list[Any], value) if isinstance(value, list) else [value]
+        items: list[Any] = cast(list[Any], value) if isinstance(value, list) else [value]
         changed = False
         for item in items:
             if isinstance(item, dict):

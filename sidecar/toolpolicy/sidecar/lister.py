@@ -24,11 +24,11 @@ from toolpolicy.mcp.revisions import (
 )
 from toolpolicy.mcp.sse import EventScanner
 from toolpolicy.sidecar.case import Case
+from toolpolicy.sidecar.head import forwarded_head, with_body
 from toolpolicy.sidecar.lens import PRIVATE, Sight
 from toolpolicy.sidecar.pool import Pool
 from toolpolicy.sidecar.settings import Settings
 from toolpolicy.sidecar.upstream import Connection, Died, RawHeader
-from toolpolicy.sidecar.wiring import request_head
 
 PAUSE = 1.0
 """Seconds before the same caller's catalogue is fetched again."""
@@ -95,7 +95,7 @@ class CatalogueLister:
         if meta:
             params["_meta"] = meta
         body = json.dumps({"jsonrpc": "2.0", "id": key, "method": "tools/list", "params": params}).encode()
-        request = self._head(case, len(body)) + body
+        request = with_body(self._head(case), body)
         if case.route.kind is RouteKind.LEGACY_MESSAGE:
             return await self._on_stream(key, request)
         return await _Collector(self._pool, key, self._max).ask(request)
@@ -110,7 +110,7 @@ class CatalogueLister:
         finally:
             del self._sight.private[key]
 
-    def _head(self, case: Case, length: int) -> bytes:
+    def _head(self, case: Case) -> bytes:
         headers = [
             (name, value)
             for name, value in case.request.headers
@@ -118,8 +118,7 @@ class CatalogueLister:
         ]
         if requires_standard_headers(case.revision):
             headers.append((b"Mcp-Method", b"tools/list"))
-        target = case.route.target.encode("ascii")
-        return request_head(b"POST", target, headers, length, host=self._host, encodings=False)
+        return forwarded_head("POST", case.route.target, headers, host=self._host, encodings=False)
 
 
 class _Collector:

@@ -5,7 +5,6 @@ Names are looked up as they were written; what a spelling means is worked out on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
@@ -60,27 +59,6 @@ ANSWER = Names(
         b"mcp-session-id": Kind.SESSION,
     }
 )
-
-
-def request_head(
-    method: bytes, target: bytes, headers: Iterable[RawHeader], length: int | None, *, host: bytes | None, encodings: bool
-) -> bytes:
-    """The head of the upstream request. ``host`` replaces Host; ``encodings`` lets Accept-Encoding through; ``length`` None: no body."""
-    kind = REQUEST.kind
-    out = [b"%b %b HTTP/1.1\r\n" % (method, target)]
-    for name, value in headers:
-        k = kind(name)
-        if k is Kind.PLAIN:
-            if host is not None and len(name) == 4 and name.lower() == b"host":
-                value = host
-            out.append(b"%b: %b\r\n" % (name, value))
-        elif k is Kind.ACCEPT_ENCODING and encodings:
-            out.append(b"%b: %b\r\n" % (name, value))
-    if length is None:
-        out.append(b"\r\n")
-    else:
-        out.append(b"Content-Length: %d\r\n\r\n" % length)
-    return b"".join(out)
 
 
 @dataclass(frozen=True, slots=True)
