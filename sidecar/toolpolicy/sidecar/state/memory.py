@@ -14,7 +14,7 @@ class MemoryState:
     """Implements ``interfaces.StateStore``. It answers at once: no call yields between asking and reserving.
 
     The clock is monotonic: a step of the wall clock neither frees nor extends a limit. Buckets expire as calls draw
-    from others and with every look at :meth:`size`: memory follows the callers of the last window, not those of all time.
+    from others and with every look at :meth:`size`: memory follows the callers of the last window.
     """
 
     def __init__(self, max_buckets: int = MAX_BUCKETS, clock: Callable[[], float] = time.monotonic) -> None:
