@@ -25,6 +25,7 @@ CONDITIONS: dict[str, Callable[[Call, Category | None], bool | None]] = {
     'principal.id == "alice"': lambda call, category: call.principal.id == "alice",
     'tool.category == "Destructive"': lambda call, category: category is Category.DESTRUCTIVE,
     'session != ""': lambda call, category: call.session is not None,
+    "principal.claims.level > 1": lambda call, category: None,
     "now.getHours() >= 12": lambda call, category: call.now.hour >= 12,
 }
 

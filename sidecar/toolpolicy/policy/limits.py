@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
@@ -113,24 +114,31 @@ class Window:
         return now
 
     def remove(self, cost: int, when: float) -> None:
-        """Take an entry back. One that no longer counts is gone already."""
-        if cost == 0:
-            return
-        for index in range(len(self._times) - 1, self._head - 1, -1):
-            if self._costs is None:
-                if self._times[index] == when:
-                    del self._times[index]
-                    return
-            elif self._times[index] >= when and self._costs[index] >= cost:
-                self._take(index, cost)
-                return
+        """Take an entry back: that of ``when``, or what it was joined with. One that no longer counts is gone
+        already.
 
-    def _take(self, index: int, cost: int) -> None:
-        assert self._costs is not None
-        self._total -= cost
-        self._costs[index] -= cost
-        if self._costs[index] == 0:
-            del self._costs[index], self._times[index]
+        """
+        times, costs = self._times, self._costs
+        index = bisect_left(times, when, self._head)
+        if cost == 0 or index == len(times):
+            return
+        if times[index] != when and self._grain(times[index]) != self._grain(when):
+            return
+        if costs is None:
+            del times[index]
+            return
+        same = times[index]
+        while index < len(times) and times[index] == same:
+            if costs[index] >= cost:
+                self._total -= cost
+                costs[index] -= cost
+                if costs[index] == 0:
+                    del costs[index], times[index]
+                return
+            index += 1
+
+    def _grain(self, time: float) -> int:
+        return math.floor(time * _GRAINS / self.window)
 
     def _itemise(self) -> None:
         self._costs = [UNIT] * len(self._times)
@@ -140,15 +148,15 @@ class Window:
         """Join entries of one grain (1/4096 of the window) under the time of the latest: they count a little longer,
         never less.
 
+
         """
         if self._costs is None:
             self._itemise()
         assert self._costs is not None
-        grain = self.window / _GRAINS
         times, costs = array("d"), list[int]()
-        current: float | None = None
+        current: int | None = None
         for time, cost in zip(self._times[self._head :], self._costs[self._head :], strict=True):
-            slot = math.floor(time / grain)
+            slot = self._grain(time)
             if slot == current:
                 times[-1] = time
                 costs[-1] += cost
@@ -235,6 +243,7 @@ class MemoryCounters:
 
     When ``max_buckets`` are live, a demand that needs a new one has no room until one expires; those that exist go on.
     To forget a live one instead would let more than ``max`` through.
+
     """
 
     __slots__ = ("_audited", "_enforced")
@@ -247,7 +256,10 @@ class MemoryCounters:
         return len(self._enforced.buckets) + len(self._audited.buckets)
 
     def expire(self, now: float) -> None:
-        """Forget every bucket in which nothing counts at ``now``. Drawing does so bit by bit; without calls nobody does."""
+        """Forget every bucket in which nothing counts at ``now``. Drawing does so bit by bit; without calls nobody
+        does.
+
+        """
         for table in (self._enforced, self._audited):
             table.sweep(now, len(table.buckets))
 

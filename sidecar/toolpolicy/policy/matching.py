@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_Filed = dict[int, dict[str, list[tuple[str, T]]]]
+"""Length of a text, the text → the patterns that have it, with their items."""
+
 MAX_PATTERN = 256
 _ORDINARY = frozenset(ascii_letters + digits + "_./-")
 _GLOB = _ORDINARY | {"*"}
@@ -25,6 +28,7 @@ def valid_glob(text: str) -> bool:
 
     A glob has only characters of ordinary names and ``*``; a name without ``*`` may have any printable character,
     because naming that exact string is what lets an unusual name pass.
+
     """
     if not text or len(text) > MAX_PATTERN:
         return False
@@ -50,42 +54,48 @@ def glob_matches(pattern: str, name: str) -> bool:
 
 
 class NameIndex(Generic[T]):
-    """Patterns and what they stand for. A lookup costs as much as there are lengths of prefixes, not as there are
-    patterns.
+    """Patterns and what they stand for.
+
+    A pattern with ``*`` is filed under the text before it, else behind it, else the longest in between. A lookup cuts
+    the name into the lengths that occur there: it costs as much as there are lengths, however many patterns there are.
 
     """
 
-    __slots__ = ("_exact", "_inner", "_prefixes", "_suffixes")
+    __slots__ = ("_any", "_exact", "_inner", "_prefixes", "_suffixes")
 
     def __init__(self) -> None:
         self._exact: dict[str, list[T]] = {}
-        self._prefixes: dict[int, dict[str, list[tuple[str, T]]]] = {}
-        self._suffixes: dict[int, dict[str, list[tuple[str, T]]]] = {}
-        self._inner: list[tuple[str, T]] = []
+        self._prefixes: _Filed[T] = {}
+        self._suffixes: _Filed[T] = {}
+        self._inner: _Filed[T] = {}
+        self._any: list[T] = []
 
     def add(self, pattern: str, item: T) -> None:
+        """File an item under a pattern."""
         if "*" not in pattern:
             self._exact.setdefault(pattern, []).append(item)
             return
-        first, last = pattern.split("*", 1)[0], pattern.rsplit("*", 1)[1]
-        if first:
-            self._prefixes.setdefault(len(first), {}).setdefault(first, []).append((pattern, item))
-        elif last:
-            self._suffixes.setdefault(len(last), {}).setdefault(last, []).append((pattern, item))
+        first, *middle, last = pattern.split("*")
+        inner = max(middle, key=len, default="")
+        filed, text = next(
+            ((f, t) for f, t in ((self._prefixes, first), (self._suffixes, last), (self._inner, inner)) if t),
+            (None, ""),
+        )
+        if filed is None:
+            self._any.append(item)
         else:
-            self._inner.append((pattern, item))
-
-    def names(self, name: str) -> bool:
-        """Whether a pattern is that exact string."""
-        return name in self._exact
+            filed.setdefault(len(text), {}).setdefault(text, []).append((pattern, item))
 
     def find(self, name: str) -> list[T]:
         """The items of every pattern that matches; an item of several matching patterns comes several times."""
-        found = list(self._exact.get(name, ()))
-        candidates = list(self._inner)
+        found = [*self._exact.get(name, ()), *self._any]
+        candidates: list[tuple[str, T]] = []
         for length, prefixes in self._prefixes.items():
             candidates += prefixes.get(name[:length], ())
         for length, suffixes in self._suffixes.items():
             candidates += suffixes.get(name[-length:], ())
+        for length, inner in self._inner.items():
+            for part in {name[at : at + length] for at in range(len(name) - length + 1)}:
+                candidates += inner.get(part, ())
         found += [item for pattern, item in candidates if glob_matches(pattern, name)]
         return found

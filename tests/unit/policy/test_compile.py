@@ -53,15 +53,18 @@ def test_what_a_set_knows_of_itself() -> None:
     assert compiled(policy(allow(when="now.getHours() == 1"))).reads_now
 
 
+UNSTATED: dict[str, Any] = {}
+
+
 @pytest.mark.parametrize(
     ("stated", "state", "audit"),
     [
         ([], "Allow", "Continue"),
         ([{"mode": "Audit", "onStateFailure": "Deny"}], "Allow", "Continue"),
-        ([{}], "Deny", "Deny"),
+        ([UNSTATED], "Deny", "Deny"),
         ([{"onStateFailure": "Local", "onAuditFailure": "Continue"}], "Local", "Continue"),
         ([{"onStateFailure": "Allow"}, {"onStateFailure": "Local", "onAuditFailure": "Continue"}], "Local", "Deny"),
-        ([{"onStateFailure": "Allow"}, {}], "Deny", "Deny"),
+        ([{"onStateFailure": "Allow"}, UNSTATED], "Deny", "Deny"),
     ],
 )
 def test_on_failure_the_stricter_wins(stated: list[dict[str, Any]], state: str, audit: str) -> None:

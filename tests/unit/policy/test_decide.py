@@ -390,9 +390,23 @@ def test_a_used_up_limit_tells_when_to_retry() -> None:
     assert decide(set_, call(session="other"), TOOLS, counters, 25.5).code == Code.ALLOWED
 
 
-def test_the_demands_of_a_changed_caller_are_its_own() -> None:
+@pytest.mark.parametrize("per", ["Session", "Principal"])
+def test_the_demands_of_another_caller_are_its_own(per: str) -> None:
+    set_ = limited(per)
+    callers = [
+        (f"p{p}", session, address) for p in range(9) for session in ("s1", "s2", None) for address in ("a", "b")
+    ]
+    for _ in range(2):  # the second time from the cache
+        for principal, session, address in callers:
+            asked = call(principal=principal, session=session, identities=[principal, address])
+            fresh = ask(limited(per), asked).demands
+            assert ask(set_, asked).demands == fresh
+            assert {demand.bucket[-1] for demand in fresh} >= {principal, address}
+
+
+def test_more_sessions_than_are_remembered() -> None:
     set_ = limited("Session")
-    seen = {ask(set_, call(principal=f"p{i % 7}", session=f"s{i}")).demands[0].bucket for i in range(3000)}
+    seen = {ask(set_, call(session=f"s{i}")).demands[0].bucket for i in range(3000)}
     assert len(seen) == 3000
 
 

@@ -18,7 +18,7 @@ STORES: list[Callable[[], Store]] = [MemoryCounters]
 
 
 @pytest.mark.parametrize("make_store", STORES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(history=HISTORIES)
 def test_any_history_obeys_the_law(make_store: Callable[[], Store], history: tuple[float, list[Step]]) -> None:
     check(make_store, history)
@@ -47,17 +47,26 @@ def test_a_burst_over_the_edge_of_a_window_never_doubles_the_limit(counters: Mem
     assert not granted(counters, now=19.4)
 
 
-def test_the_wait_is_exact_to_the_last_bit(counters: MemoryCounters) -> None:
-    start = 1e6 / 3
-    for _ in range(3):
-        assert granted(counters, now=start)
-    now = start + 0.1
-    refused = counters.reserve([demand()], now)
-    assert isinstance(refused, list)
-    wait = refused[0].retry_after
-    assert wait is not None
-    assert not granted(counters, now=math.nextafter(now + wait, 0))
-    assert granted(counters, now=now + wait)
+def test_the_wait_is_exact_to_the_last_bit() -> None:
+    generator = random.Random(3)
+    for _ in range(500):
+        counters, start = MemoryCounters(), generator.choice([5.0, 1e6]) * generator.random()
+        for _ in range(3):
+            assert granted(counters, now=start)
+        now = start + generator.uniform(0, 9)
+        refused = counters.reserve([demand()], now)
+        assert isinstance(refused, list)
+        wait = refused[0].retry_after
+        assert wait is not None
+        assert not granted(counters, now=math.nextafter(start + 10.0, 0))
+        assert granted(counters, now=now + wait)
+        assert math.isclose(now + wait, start + 10.0)
+
+
+def test_the_last_billionth_counts(counters: MemoryCounters) -> None:
+    assert granted(counters, "b", 1.0, cost=1.0, now=0.0)
+    assert not granted(counters, "b", 1.0, cost=1e-10, now=1.0)
+    assert granted(counters, "b", 1.0, cost=0.0, now=1.0)
 
 
 def test_all_enforced_demands_are_granted_or_none(counters: MemoryCounters) -> None:
@@ -84,13 +93,31 @@ def test_audited_demands_never_refuse_and_are_recorded(counters: MemoryCounters)
 
 
 def test_what_is_released_is_free_again(counters: MemoryCounters) -> None:
-    reservation = counters.reserve([demand("b", 1)], 0.0)
+    reservation = counters.reserve([demand("b", 2)], 0.0)
     assert isinstance(reservation, Reservation)
-    assert not granted(counters, "b", 1, now=1.0)
+    assert granted(counters, "b", 2, now=0.0)
+    assert not granted(counters, "b", 2, now=1.0)
     reservation.release()
-    assert granted(counters, "b", 1, now=2.0)
-    reservation.release()
-    assert not granted(counters, "b", 1, now=3.0)
+    reservation.release()  # a second time takes nobody else's place back
+    assert granted(counters, "b", 2, now=2.0)
+    assert not granted(counters, "b", 2, now=3.0)
+
+
+def test_what_is_released_is_taken_from_its_own_time(counters: MemoryCounters) -> None:
+    first = counters.reserve([demand("b", 10, cost=1.5)], 0.0)
+    assert isinstance(first, Reservation)
+    assert granted(counters, "b", 10, cost=8.5, now=7.0)
+    first.release()
+    assert granted(counters, "b", 10, cost=1.5, now=8.0)
+    assert not granted(counters, "b", 10, cost=0.5, now=12.0)
+
+
+def test_what_has_expired_is_not_released_from_another(counters: MemoryCounters) -> None:
+    first = counters.reserve([demand("b", 1)], 0.0)
+    assert isinstance(first, Reservation)
+    assert granted(counters, "b", 1, now=10.0)
+    first.release()
+    assert not granted(counters, "b", 1, now=10.0)
 
 
 def test_a_cost_above_the_limit_never_fits(counters: MemoryCounters) -> None:
@@ -146,6 +173,17 @@ def test_a_log_of_many_small_costs_is_bounded_and_never_counts_less() -> None:
     assert window.total >= sum(cost for when, cost in passed if when + 60.0 > later)
     grain = 60.0 / 4096
     assert window.total <= sum(cost for when, cost in passed if when + 60.0 + grain > later)
+
+
+def test_an_entry_of_a_coarse_log_is_released_too() -> None:
+    window = Window(60.0)
+    for index in range(2 * MAX_ENTRIES):
+        window.add(UNIT + 1, index / 1000)
+    before = window.total
+    window.remove(UNIT + 1, 3.5)
+    assert window.total == before - UNIT - 1
+    window.remove(UNIT + 1, -100.0)
+    assert window.total == before - UNIT - 1
 
 
 def test_memory_follows_what_still_counts() -> None:
