@@ -64,6 +64,8 @@ def tool(request_id: Any, params: dict[str, Any]) -> None:
             for event in list(_working.values()):
                 event.set()
             text(request_id, json.dumps(sorted(_cancelled)))
+        case "answers":
+            text(request_id, json.dumps(list(_answers)))
         case "stderr":
             sys.stderr.write(arguments["line"] + "\n")
             sys.stderr.flush()
@@ -102,6 +104,8 @@ def handle(message: dict[str, Any]) -> None:
             with _answered:
                 _answers[request_id] = message.get("result", message.get("error"))
                 _answered.notify_all()
+        case "initialize" if "refuseMe" in params["capabilities"]:
+            send(id=request_id, error={"code": -32602, "message": "refused"})
         case "initialize":
             result: dict[str, Any] = {
                 "protocolVersion": params["protocolVersion"],

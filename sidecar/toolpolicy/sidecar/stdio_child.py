@@ -216,6 +216,10 @@ class Child:
                 self._signal(signal.SIGKILL)
                 if not await self._exits_within(_KILL_SECONDS):
                     self._log(f"MCP server process {self.pid} survived SIGKILL; giving up on it")
+                    self._watch.cancel()
+                    self._stderr.cancel()
+                    self._transport.close()
+                    return
         await self._watch
         with contextlib.suppress(ConnectionError, OSError):
             await stdin.wait_closed()

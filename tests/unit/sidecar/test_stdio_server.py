@@ -211,6 +211,26 @@ async def test_the_servers_request_reaches_the_client_and_its_answer_the_server(
 
 
 @pytest.mark.asyncio
+async def test_an_answer_to_a_question_that_nobody_asked_stops_here() -> None:
+    async with running() as bridge:
+        client = await bridge.session()
+        answer = await client.post({"jsonrpc": "2.0", "id": "never-asked", "result": {}})
+        assert answer.status == 202
+        assert json.loads(said((await client.post(call(1, "answers"))).last)) == []
+
+
+@pytest.mark.asyncio
+async def test_a_refused_initialize_leaves_neither_session_nor_process() -> None:
+    async with running() as bridge:
+        answer = await bridge.client().initialize(capabilities={"refuseMe": {}})
+        assert answer.last["error"]["message"] == "refused"
+        assert "Mcp-Session-Id" not in answer.headers
+        async with asyncio.timeout(10):
+            while bridge.bridge.processes:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio
 async def test_the_servers_own_messages_go_to_the_get_stream_where_one_is_open() -> None:
     async with running() as bridge:
         client = await bridge.session()
@@ -326,8 +346,9 @@ async def test_what_the_process_started_ends_with_it() -> None:
 
 @pytest.mark.asyncio
 async def test_a_process_that_ignores_everything_is_killed_in_the_end() -> None:
-    async with running("stubborn", patience=Patience(after_close=0.1, after_term=0.1)) as bridge:
-        client = await bridge.session()
+    async with asyncio.timeout(20):
+        async with running("stubborn", patience=Patience(after_close=0.1, after_term=0.1)) as bridge:
+            client = await bridge.session()
     assert not exists(int(client.server))
 
 
@@ -373,6 +394,8 @@ async def test_a_session_without_a_sign_of_life_expires_but_not_one_with_an_open
         idle, listening = await bridge.session(), await bridge.session()
         async with listening.stream():
             await until_gone(int(idle.server))
+            later = await bridge.session()
+            await until_gone(int(later.server))
             assert (await idle.post(call(1, "echo"))).status == 404
             assert (await listening.post(call(1, "echo"))).status == 200
 
