@@ -22,6 +22,8 @@ from typing import Any
 from toolpolicy.policy.duration import parse_duration
 
 PREFIX = "TOOLPOLICY_"
+_NOT_SETTINGS = frozenset({"TOOLPOLICY_CACHE", "TOOLPOLICY_DEBUG"})
+"""Where the tests and the demo keep what they install; whether the command line shows tracebacks."""
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -186,7 +188,7 @@ def from_environ(environ: Mapping[str, str], base: Settings | None = None) -> Se
             continue
         field = known.get(name)
         if field is None:
-            if not _SERVICE_LINK.search(name):
+            if name not in _NOT_SETTINGS and not _SERVICE_LINK.search(name):
                 close = get_close_matches(name, known, 1)
                 problems.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
             continue

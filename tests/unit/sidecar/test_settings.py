@@ -138,3 +138,8 @@ def test_secrets_are_neither_shown_nor_quoted() -> None:
 def test_options_of_the_command_line_are_the_base() -> None:
     base = Settings(listen="127.0.0.1:1", max_depth=10)
     assert from_environ({"TOOLPOLICY_MAX_DEPTH": "20"}, base) == Settings(listen="127.0.0.1:1", max_depth=20)
+
+
+@pytest.mark.parametrize("name", ["TOOLPOLICY_CACHE", "TOOLPOLICY_DEBUG"])
+def test_variables_of_other_parts_are_no_settings(name: str) -> None:
+    assert from_environ({name: "1"}) == Settings()
