@@ -195,13 +195,14 @@ def parse(body: bytes, *, max_depth: int = 64) -> Message | tuple[Message, ...]:
         value: Any = jiter.from_json(body, catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
         raise _syntax_error(body, str(error)) from None
-    fault, has_nul = values.inspect(body, value, max_depth)
+    has_nul = values.contains_nul(body, value)
     if type(value) is dict:
         message = _message(cast(JsonObject, value), has_nul)
     elif type(value) is list:
         message = _batch(cast(list[Any], value), has_nul)
     else:
         raise _invalid('the body must be a JSON-RPC object: {"jsonrpc":"2.0",…}')
+    fault = values.fault(body, value, max_depth)
     if fault is None:
         return message
     if type(message) is Message and message.method == methods.CALL:

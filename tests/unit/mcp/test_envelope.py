@@ -365,9 +365,10 @@ IN_ARGUMENTS = {
 }
 
 
+@pytest.mark.parametrize("padding", [0, 2000], ids=["small", "large"])
 @pytest.mark.parametrize("value", IN_ARGUMENTS.values(), ids=IN_ARGUMENTS.keys())
-def test_a_fault_in_the_arguments_is_told_to_the_agent(value: bytes) -> None:
-    error = refusal(TEXT.replace(b'"d1"', value))
+def test_a_fault_in_the_arguments_is_told_to_the_agent(value: bytes, padding: int) -> None:
+    error = refusal(TEXT.replace(b'"d1"', value) + b" " * padding)
     assert (error.status, error.id, error.method) == (200, 1, "tools/call")
     assert ":" in error.message
 
