@@ -229,6 +229,10 @@ def compile_expression(source: str, expect: Expect) -> Expression:
 
 def _compile_fault(source: str, text: str) -> ExpressionFault:
     found = _MESSAGE.search(text)
+    if "recursion" in text:
+        return ExpressionFault(
+            "the expression is nested too deeply (at most 32 levels): use two validations, or `in` a list"
+        )
     if found is None:
         return ExpressionFault(_clip(text.replace("\n", " ")))
     message = found[3].replace(" (in container '')", "").strip()

@@ -79,9 +79,9 @@ class PolicySet:
 
     def plan(self, call: Call, catalogue: Catalogue | None) -> Plan:
         """The rules that may apply to a call."""
-        if call.method != TOOLS_CALL or call.tool is None:
+        if call.method != TOOLS_CALL:
             return self._methods.get(call.method) or self._methods.keep(call.method, self._method_plan(call.method))
-        tool = call.tool
+        tool = call.tool or ""  # a call of no tool is one of an unusual name
         plans = self._names.get(tool) or self._names.keep(tool, NamePlans(classify(tool)))
         info = catalogue.get(tool) if catalogue is not None else None
         if info is not None and plans.last is not None and plans.last_info is info:

@@ -34,7 +34,10 @@ class Validator:
         self._validator = validator
 
     def first_error(self, arguments: Any) -> tuple[str, str] | None:
-        """(JSON pointer into the arguments, what is expected there), or None where they conform."""
+        """(JSON pointer into the arguments, what is expected there), or None where they conform.
+
+        The arguments come from a parser that bounds their depth: this runs on the native stack.
+        """
         try:
             if self._validator.is_valid(arguments):
                 return None

@@ -110,6 +110,8 @@ def test_the_language_and_its_variables(source: str) -> None:
         ('now.getDayOfWeek("Mars/Base") > 1', "bool", (1, 18), "expected a name like Europe/Zurich"),
         ("args.l.all(args, args == 1)", "bool", (1, 1), "`args` is a variable of every policy"),
         ('args.l.all(tool, tool.name == "x")', "bool", (1, 1), "`tool` is a variable of every policy"),
+        ("(" * 400 + "true" + ")" * 400, "bool", (1, 1), "nested too deeply"),
+        ("args" + ".a" * 400 + " == 1", "bool", (1, 1), "nested too deeply"),
         ("", "bool", (1, 1), "empty"),
         ("  \n ", "bool", (1, 1), "empty"),
         ('args.x == "a\0b"', "bool", (1, 13), "U+0000"),

@@ -187,6 +187,13 @@ def test_other_methods_match_by_method_and_the_empty_match_alone(method: str) ->
     assert f"method {method}" in ask(compiled(policy()), asked).reason
 
 
+def test_a_tool_call_without_a_tool_is_never_allowed() -> None:
+    nameless = call(None)
+    assert nameless.method == "tools/call"
+    for rule in (allow("get_thing"), allow("*"), allow(), {"match": {"methods": ["tools/call"]}, "action": "Allow"}):
+        assert ask(compiled(policy(rule, default="Allow")), nameless).code == Code.DENIED_BY_DEFAULT
+
+
 def test_a_match_of_tools_and_methods_is_both() -> None:
     both = {"match": {"tools": ["get_thing"], "methods": ["tools/call"]}, "action": "Allow"}
     assert verdict(both, asked=call()) == Code.ALLOWED
