@@ -17,13 +17,14 @@ async def main(url: str, mode: str) -> None:
         async def names() -> list[str]:
             return [tool.name for tool in await client.list_tools()]
 
-        async def call(name: str, arguments: dict[str, Any], progress: steps.Progress | None) -> tuple[str, bool]:
-            async def notify(value: float, _: float | None, __: str | None) -> None:
-                if progress:
-                    progress(value)
+        async def call(name: str, arguments: dict[str, Any], seen: steps.Progress | None) -> tuple[str, bool]:
+            async def notify(progress: float, total: float | None, message: str | None) -> None:
+                del total, message
+                if seen:
+                    seen(progress)
 
             result = await client.call_tool(
-                name, arguments, progress_handler=notify if progress else None, raise_on_error=False
+                name, arguments, progress_handler=notify if seen else None, raise_on_error=False
             )
             text = "".join(block.text for block in result.content if isinstance(block, TextContent))
             return text, bool(result.is_error)

@@ -18,14 +18,15 @@ async def main(url: str) -> None:
         async def names() -> list[str]:
             return [tool.name for tool in (await session.list_tools()).tools]
 
-        async def call(name: str, arguments: dict[str, Any], progress: steps.Progress | None) -> tuple[str, bool]:
-            async def notify(value: float, _: float | None, __: str | None) -> None:
-                if progress:
-                    progress(value)
+        async def call(name: str, arguments: dict[str, Any], seen: steps.Progress | None) -> tuple[str, bool]:
+            async def notify(progress: float, total: float | None, message: str | None) -> None:
+                del total, message
+                if seen:
+                    seen(progress)
 
-            request_id = session._request_id
+            request_id = session._request_id  # pyright: ignore[reportPrivateUsage]
             try:
-                result = await session.call_tool(name, arguments, progress_callback=notify if progress else None)
+                result = await session.call_tool(name, arguments, progress_callback=notify if seen else None)
             except asyncio.CancelledError:
                 # This client does not tell the server by itself; its documentation shows this notification.
                 params = types.CancelledNotificationParams(requestId=request_id, reason="gave up")

@@ -17,12 +17,13 @@ async def main(url: str, mode: str) -> None:
         async def names() -> list[str]:
             return [tool.name for tool in (await client.list_tools()).tools]
 
-        async def call(name: str, arguments: dict[str, Any], progress: steps.Progress | None) -> tuple[str, bool]:
-            async def notify(value: float, _: float | None, __: str | None) -> None:
-                if progress:
-                    progress(value)
+        async def call(name: str, arguments: dict[str, Any], seen: steps.Progress | None) -> tuple[str, bool]:
+            async def notify(progress: float, total: float | None, message: str | None) -> None:
+                del total, message
+                if seen:
+                    seen(progress)
 
-            result = await client.call_tool(name, arguments, progress_callback=notify if progress else None)
+            result = await client.call_tool(name, arguments, progress_callback=notify if seen else None)
             text = "".join(block.text for block in result.content if isinstance(block, TextContent))
             return text, bool(result.is_error)
 
