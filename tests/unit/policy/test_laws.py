@@ -127,7 +127,7 @@ def outcome(decision: Decision) -> Decision:
     return replace(decision, would_deny=(), demands=tuple(demand for demand in decision.demands if not demand.audit))
 
 
-law = settings(max_examples=int(os.environ.get("TOOLPOLICY_EXAMPLES", "30")), deadline=None)
+law = settings(max_examples=int(os.environ.get("TOOLPOLICY_EXAMPLES", "20")), deadline=None)
 """More of them find more: `TOOLPOLICY_EXAMPLES=2000 pytest tests/unit/policy/test_laws.py`."""
 
 

@@ -18,7 +18,7 @@ STORES: list[Callable[[], Store]] = [MemoryCounters]
 
 
 @pytest.mark.parametrize("make_store", STORES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(history=HISTORIES)
 def test_any_history_obeys_the_law(make_store: Callable[[], Store], history: tuple[float, list[Step]]) -> None:
     check(make_store, history)
