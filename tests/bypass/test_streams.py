@@ -61,16 +61,16 @@ def legacy(request: pytest.FixtureRequest) -> Generator[servers.Server]:
 # -- replay
 
 
-def open_session(address: Address) -> tuple[tuple[str, str], ...]:
-    """The headers of a new session."""
+def open_session(address: Address, *extra: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """The headers of a new session: its id and its revision."""
     params = {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": {"name": "vector", "version": "1"}}
     body = compact({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
-    reply = exchange(address, request("POST", "/mcp", BASE, body)).reply
+    reply = exchange(address, request("POST", "/mcp", [*BASE, *extra], body)).reply
     assert reply is not None
     assert reply.status == 200
     headers = (("Mcp-Session-Id", reply.headers["mcp-session-id"]), ("MCP-Protocol-Version", REVISION))
     ready = compact({"jsonrpc": "2.0", "method": "notifications/initialized"})
-    exchange(address, request("POST", "/mcp", [*BASE, *headers], ready))
+    exchange(address, request("POST", "/mcp", [*BASE, *headers, *extra], ready))
     return headers
 
 
