@@ -1,4 +1,5 @@
-"""What a call costs in this process, without sockets: our pass-through and the judging sidecar, µs per call, best of several rounds.
+"""What a call costs in this process, without sockets: our pass-through and the judging sidecar, µs per call, best of
+several rounds.
 
     python bench/proxy/inprocess.py [--profile]
 
@@ -59,7 +60,9 @@ REQUEST = (
     b"Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     b"Mcp-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: bench-session-00000001\r\n\r\n" % len(BODY)
 ) + BODY
-RESULT = b'{"jsonrpc":"2.0","id":17,"result":{"resultType":"complete","content":[{"type":"text","text":"upstream-ok"}]}}'
+RESULT = (
+    b'{"jsonrpc":"2.0","id":17,"result":{"resultType":"complete","content":[{"type":"text","text":"upstream-ok"}]}}'
+)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(RESULT) + RESULT
 
 
@@ -125,11 +128,9 @@ async def main() -> None:
     await rules.load()
     assert rules.current is not None, rules.status
     audit = open_audit("/dev/shm/toolpolicy-bench-audit.jsonl", b"k" * 32)
-    sidecar = Sidecar(
-        settings, rules, RequestIdentifier(None, b"k", settings), MemoryState(), audit, Metrics()
-    )
+    sidecar = Sidecar(settings, rules, RequestIdentifier(None, b"k", settings), MemoryState(), audit, Metrics())
     await sidecar.start()
-    full = await measure("sidecar", sidecar, sidecar._pool, profile=profile)
+    full = await measure("sidecar", sidecar, sidecar.pool, profile=profile)
     print(f"{'judging':14} {(full - base) * 1e6:6.1f} µs, {full / base:.2f}x")
     await sidecar.drain()
     await plain.drain()

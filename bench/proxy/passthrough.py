@@ -1,6 +1,7 @@
-"""The pass-through of the benchmark: the sidecar's own two legs, and nothing between them. It judges nothing; never deploy it.
+"""The pass-through of the benchmark: the sidecar's own two legs, and nothing between them. It judges nothing; never
+deploy it.
 
-    python bench/proxy/passthrough.py 127.0.0.1:9100 http://127.0.0.1:9000/mcp
+python bench/proxy/passthrough.py 127.0.0.1:9100 http://127.0.0.1:9000/mcp
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from toolpolicy.sidecar.head import with_body
 from toolpolicy.sidecar.identity import RequestIdentifier
 from toolpolicy.sidecar.lens import Lens
 from toolpolicy.sidecar.metrics import Metrics
-from toolpolicy.sidecar.pool import Pool
 from toolpolicy.sidecar.requests import Dispatch, Request
 from toolpolicy.sidecar.settings import Settings
 from toolpolicy.sidecar.state.memory import MemoryState
@@ -57,10 +57,6 @@ class PassThrough(Sidecar):
             cast(Any, NoAuditLog()),
             Metrics(),
         )
-
-    @property
-    def pool(self) -> Pool:
-        return self._pool
 
     def take(self, request: Request) -> Dispatch:
         patient = request.method == "GET"

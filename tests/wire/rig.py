@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -141,7 +141,7 @@ async def echo(peer: Peer, seen: Seen) -> None:
         await peer.answer(b"", 405, "Allow: POST")
         return
     message = seen.json()
-    items = message if isinstance(message, list) else [message]
+    items: list[Any] = cast(list[Any], message) if isinstance(message, list) else [message]
     answers = [{"jsonrpc": "2.0", "id": m["id"], "result": result_of(m)} for m in items if "id" in m and "method" in m]
     if not answers:
         await peer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
@@ -151,7 +151,7 @@ async def echo(peer: Peer, seen: Seen) -> None:
         await peer.answer(answers if isinstance(message, list) else answers[0])
 
 
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {"name": "get_thing", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}},
     {"name": "delete_thing", "inputSchema": {"type": "object"}},
 ]
@@ -185,9 +185,8 @@ class Upstream:
         for seen in self.seen:
             if seen.method == "POST" and seen.body:
                 message = seen.json()
-                for item in message if isinstance(message, list) else [message]:
-                    if item.get("method") == "tools/call":
-                        names.append(item["params"]["name"])
+                items: list[Any] = cast(list[Any], message) if isinstance(message, list) else [message]
+                names.extend(item["params"]["name"] for item in items if item.get("method") == "tools/call")
         return names
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -219,7 +218,7 @@ async def read_request(reader: asyncio.StreamReader, connection: int) -> Seen:
 
 
 @contextlib.asynccontextmanager
-async def upstream(script: Script = echo) -> AsyncIterator[Upstream]:
+async def upstream(script: Script = echo) -> AsyncGenerator[Upstream]:
     found = Upstream(script)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -261,7 +260,7 @@ class Running:
         return self.sidecar.port
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
+    async def client(self) -> AsyncGenerator[Client]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         client = Client(reader, writer)
         try:
@@ -279,8 +278,9 @@ async def sidecar(
     state: StateStore | None = None,
     audit: AuditLog | None = None,
     **settings: Any,
-) -> AsyncIterator[Running]:
-    chosen = Settings(**{"listen": "127.0.0.1:0", "upstream": target, "drain_grace": 2.0, **settings})
+) -> AsyncGenerator[Running]:
+    wanted: dict[str, Any] = {"listen": "127.0.0.1:0", "upstream": target, "drain_grace": 2.0, **settings}
+    chosen = Settings(**wanted)
     source = rules if rules is not None else StaticRules(*(policies or (READS,)))
     kept = ListAudit()
     metrics = Metrics()
@@ -382,7 +382,9 @@ class Client:
         return reply
 
     async def chunk(self) -> bytes | None:
-        """The next chunk of an open stream; None at its clean end. Raises IncompleteReadError or ConnectionError if it breaks."""
+        """The next chunk of an open stream; None at its clean end. Raises IncompleteReadError or ConnectionError if it
+        breaks.
+        """
         async with asyncio.timeout(DEADLINE):
             return await self._chunk()
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def test_an_allowed_call_is_forwarded_with_its_own_bytes_and_answered_with_the_servers() -> None:
-    body = b'{"jsonrpc": "2.0",  "id": 7, "method": "tools/call", "params": {"name": "get_thing", "arguments": {"a": 1.10}}}'
+    body = b'{"jsonrpc":"2.0",  "id":7, "method":"tools/call", "params":{"name":"get_thing", "arguments":{"a":1.10}}}'
     async with upstream() as server, sidecar(server.url) as running, running.client() as client:
         reply = await client.post(body, "X-Mine: kept", "Origin: http://app.example")
         assert reply.status == 200
@@ -118,10 +118,11 @@ async def test_other_methods_pass_or_are_judged(method: str, params: dict[str, A
 
 async def test_notifications_and_answers_to_the_server_pass() -> None:
     async with upstream() as server, sidecar(server.url) as running, running.client() as client:
-        for body in (
+        bodies: list[dict[str, Any]] = [
             {"jsonrpc": "2.0", "method": "notifications/initialized"},
             {"jsonrpc": "2.0", "id": 3, "result": {"roots": []}},
-        ):
+        ]
+        for body in bodies:
             assert (await client.post(body)).status == 202
         assert len(server.seen) == 2
 
@@ -324,7 +325,7 @@ async def test_all_pages_of_the_catalogue_are_fetched_and_calls_that_wait_share_
             await echo(peer, seen)
             return
         cursor = message["params"].get("cursor")
-        page = {"tools": [{"name": f"get_{cursor or 'first'}", "inputSchema": {}}]}
+        page: dict[str, Any] = {"tools": [{"name": f"get_{cursor or 'first'}", "inputSchema": {}}]}
         if cursor != "last":
             page["nextCursor"] = "last"
         await peer.answer({"jsonrpc": "2.0", "id": message["id"], "result": page})

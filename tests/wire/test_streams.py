@@ -1,5 +1,7 @@
 """Event streams both ways: never held back, never unfiltered, never ended cleanly by a death."""
 
+# ruff: noqa: SIM117 -- the client lives within the sidecar that it talks to
+
 from __future__ import annotations
 
 import asyncio
@@ -80,20 +82,20 @@ async def test_an_event_in_pieces_is_handed_on_when_it_is_whole() -> None:
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize(
-    "mangle",
+    "key",
     [
-        lambda text: text,
-        lambda text: text.replace('"tools"', '"\\u0074ools"'),
-        lambda text: text.replace('"tools"', '"to\\u006Fls"'),
+        '"tools"',
+        '"\\u0074ools"',
+        '"to\\u006Fls"',
     ],
 )
-async def test_a_list_is_filtered_on_every_stream_by_its_shape(ends: str, mangle: Any) -> None:
+async def test_a_list_is_filtered_on_every_stream_by_its_shape(ends: str, key: str) -> None:
     stage = Stage()
     async with upstream(stage.script) as server, sidecar(server.url) as running, running.client() as client:
         await client.get("Last-Event-ID: 4")
         peer = await stage.opened(client)
         assert server.seen[0].header("Last-Event-ID") == "4"
-        await peer.event(mangle(event(listing(), ends=ends)))
+        await peer.event(event(listing(), ends=ends).replace('"tools"', key))
         got = await client.chunk() or b""
         assert names(got) == ["get_thing"]
         assert got.startswith(b"event: message" + ends.encode() + b"id: 1")
@@ -273,7 +275,7 @@ class LegacyServer:
         assert self.stream is not None
         message = seen.json()
         await peer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 8\r\n\r\nAccepted")
-        result = {"tools": TOOLS} if message["method"] == "tools/list" else {"content": [], "ran": True}
+        result: dict[str, Any] = {"tools": TOOLS} if message["method"] == "tools/list" else {"content": [], "ran": True}
         await self.stream.event(event({"jsonrpc": "2.0", "id": message["id"], "result": result}))
 
 

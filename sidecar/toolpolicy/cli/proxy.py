@@ -18,8 +18,8 @@ Examples:
   toolpolicy proxy --policy policies/ --listen 127.0.0.1:0 --audit audit.jsonl -- ./server
   toolpolicy proxy --policy p.yaml --listen stdio --audit audit.jsonl -- ./server
 
-With --listen stdio it takes the place of the server's command in a desktop client's configuration. Edit the policy while it
-runs: the next call obeys. Every other setting: --set NAME=VALUE, or the variable TOOLPOLICY_NAME.
+With --listen stdio it takes the place of the server's command in a desktop client's configuration. Edit the policy
+while it runs: the next call obeys. Every other setting: --set NAME=VALUE, or the variable TOOLPOLICY_NAME.
 """
 
 
@@ -47,7 +47,7 @@ runs: the next call obeys. Every other setting: --set NAME=VALUE, or the variabl
 @click.option("--shared", is_flag=True, help="One process of COMMAND for all sessions, instead of one each.")
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting, such as max_body=8Mi.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def command(
+def command(  # noqa: PLR0917 -- as click passes them
     policies: tuple[str, ...],
     upstream: str | None,
     listen: str | None,

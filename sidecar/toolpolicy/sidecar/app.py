@@ -1,7 +1,7 @@
 """The sidecar: everything wired together, from the socket clients connect to, to the server behind it.
 
-``start`` listens, ``drain`` ends without losing an accepted call: nothing new is accepted, calls under way finish, streams are
-ended cleanly, and only what is left after the grace period is broken off.
+``start`` listens, ``drain`` ends without losing an accepted call: nothing new is accepted, calls under way finish,
+streams are ended cleanly, and only what is left after the grace period is broken off.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ log = logging.getLogger(__name__)
 
 
 class Sidecar:
-    """One enforcing proxy. ``settings.upstream`` and ``settings.listen`` say between what; the rest comes in ready made."""
+    """One enforcing proxy. ``settings.upstream`` and ``settings.listen`` say between what; the rest comes in ready
+    made.
+    """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- wired in one place, by serve.py
         self,
         settings: Settings,
         rules: RuleSource,
@@ -112,6 +114,11 @@ class Sidecar:
         """Where MCP is served, to be shown."""
         return self._listener.name if self._listener is not None else ""
 
+    @property
+    def pool(self) -> Pool:
+        """The upstream leg."""
+        return self._pool
+
     # -- life
 
     async def start(self) -> None:
@@ -138,7 +145,9 @@ class Sidecar:
         self._rules.subscribe(self._rules_changed)
 
     async def drain(self) -> None:
-        """Stop accepting; wait for calls, end streams, break off what is left after ``drain_grace`` seconds. Then close."""
+        """Stop accepting; wait for calls, end streams, break off what is left after ``drain_grace`` seconds. Then
+        close.
+        """
         self.draining = True
         if self._listener is not None:
             self._listener.close()
@@ -220,7 +229,9 @@ class Sidecar:
                 self._quiet.set()
 
     def failed(self, exchange: Exchange, why: Died) -> Answer:
-        self._metrics.upstream_error({503: "refused", 504: "timeout"}.get(why.status, "died" if why.written else "connect"))
+        self._metrics.upstream_error(
+            {503: "refused", 504: "timeout"}.get(why.status, "died" if why.written else "connect")
+        )
         self._metrics.answered(why.status)
         log.warning("upstream: %s", why.reason)
         text = why.reason if why.written else f"{why.reason}; nothing was executed"
@@ -243,6 +254,10 @@ class Sidecar:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def settled(self) -> None:
+        """Until what a change of rules set off is done: streams told, the listener's client CA in force."""
+        await asyncio.gather(*self._tasks)
 
     async def _tell_streams(self, before: PolicySet | None, after: PolicySet) -> None:
         """Send ``list_changed`` on every stream whose caller now sees other tools, some streams at a time."""
@@ -280,7 +295,9 @@ class Sidecar:
         self._paths = tuple(dict.fromkeys(paths)) or ("/mcp",)
         routes = Routes(self._paths, through)
         for path in routes.refused:
-            log.warning("passThrough path %s is a variant of a judged path, or not plain: it is not passed through", path)
+            log.warning(
+                "passThrough path %s is a variant of a judged path, or not plain: it is not passed through", path
+            )
         return routes
 
     def _server_labels(self, settings: Settings) -> Mapping[str, str]:

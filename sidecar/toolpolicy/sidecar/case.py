@@ -1,4 +1,6 @@
-"""What is known of one request on its way through the gate, and the step from a value that may have to be awaited to the next."""
+"""What is known of one request on its way through the gate, and the step from a value that may have to be awaited to
+the next.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,23 @@ NO_CLIENT: Mapping[str, str] = {}
 
 
 class Case:
-    """``session_id`` is the server's own, ``session`` the one that counts for policies (a configured header or ``_meta`` key)."""
+    """``session_id`` is the server's own, ``session`` the one that counts for policies (a configured header or
+    ``_meta`` key).
+    """
 
     __slots__ = (
-        "client", "identity", "policies", "request", "revision", "route", "rules_revision", "session", "session_id", "started",
+        "client", "identity", "policies", "request", "revision", "route", "rules_revision", "session", "session_id",
+        "started",
     )  # fmt: skip
 
-    def __init__(
-        self, request: Request, route: Route, policies: PolicySet, rules_revision: str, identity: Identity, started: float
+    def __init__(  # noqa: PLR0917 -- made in one place, for each call
+        self,
+        request: Request,
+        route: Route,
+        policies: PolicySet,
+        rules_revision: str,
+        identity: Identity,
+        started: float,
     ) -> None:
         self.request = request
         self.route = route

@@ -1,9 +1,10 @@
 """The short way: a request that arrived whole is judged and sent on within ``data_received``, without task or future.
 
 It builds on names that aiohttp keeps to itself (``_waiter``, ``_messages``, ``_parser.message_consumed``,
-``_process_keepalive``, ``_next_keepalive_close_time``, the reader's ``_buffer``): ``tests/wire/test_aiohttp_contract.py`` fails when they change. The
-trick is small: while aiohttp parses, the future that its own loop waits on is put aside, so that it does not wake; what is
-not for the short way is then left in its queue, and it is woken after all.
+``_process_keepalive``, ``_next_keepalive_close_time``, the reader's ``_buffer``):
+``tests/wire/test_aiohttp_contract.py`` fails when they change. The trick is small: while aiohttp parses, the future
+that its own loop waits on is put aside, so that it does not wake; what is not for the short way is then left in its
+queue, and it is woken after all.
 
 One connection has one exchange at a time; a pipelined request waits in aiohttp's queue.
 """
@@ -37,6 +38,9 @@ class Conversation(RequestHandler):
     """One client connection; ``exchange.Client`` for the requests that take the short way."""
 
     __slots__ = ("_exchange", "_head", "_head_timer", "_judging", "_peer", "_service", "_short", "closing", "http10")
+
+    short_way = True
+    """False: everything takes aiohttp's own way (to compare the two)."""
 
     def __init__(self, manager: web.Server, service: Service, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
@@ -126,7 +130,8 @@ class Conversation(RequestHandler):
             return
         message, payload = self._messages[0]
         if (
-            type(message) is not RawRequestMessage
+            not self.short_way
+            or type(message) is not RawRequestMessage
             or message.upgrade
             or not payload.is_eof()
             or message.version != _HTTP11

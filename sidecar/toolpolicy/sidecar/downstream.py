@@ -1,9 +1,9 @@
 """The downstream side: aiohttp's server, whose parser refuses smuggling, and the ordinary way of a request through it.
 
-What aiohttp refuses, and must go on refusing: CL with TE, two lengths, bad chunking, obs-fold, NUL, bare LF, two Hosts.
-Answers are written to the transport by the exchange; aiohttp is told only whether the connection lives on. A request that
-arrived whole takes the short way in ``conversation.py``; everything else comes through :meth:`Front.handle`: a body still
-on its way, a protocol error, an upgrade, HTTP/1.0.
+What aiohttp refuses, and must go on refusing: CL with TE, two lengths, bad chunking, obs-fold, NUL, bare LF, two
+Hosts. Answers are written to the transport by the exchange; aiohttp is told only whether the connection lives on. A
+request that arrived whole takes the short way in ``conversation.py``; everything else comes through
+:meth:`Front.handle`: a body still on its way, a protocol error, an upgrade, HTTP/1.0.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Front:
         verdict = service.take(Request(Head(request.method, message.path, message.raw_headers), body, peer))
         return await verdict if isinstance(verdict, Awaitable) else verdict
 
-    async def _body(self, request: web.BaseRequest) -> bytes | None | Answer:
+    async def _body(self, request: web.BaseRequest) -> bytes | Answer | None:
         """The whole body; None where the request has none. An answer where it is too large or too slow."""
         content = request.content
         if content is EMPTY_PAYLOAD:

@@ -1,4 +1,5 @@
-"""One request on its way to the server and its answer on the way back: a state machine of callbacks, no task of its own.
+"""One request on its way to the server and its answer on the way back: a state machine of callbacks, no task of its
+own.
 
 How an answer is handed on, from cheapest to dearest:
 - RAW: the upstream's bytes as they came, where its head has nothing to change;
@@ -69,9 +70,13 @@ class Watcher(Protocol):
 
 
 class Order:
-    """What the judge allows: how to see the answer, and what to do with what it says. Few calls set more than two of these."""
+    """What the judge allows: how to see the answer, and what to do with what it says. Few calls set more than two of
+    these.
+    """
 
-    def __init__(self, lens: Callable[[], Lens], grant: Grant | None = None, request_id: int | str | None = None) -> None:
+    def __init__(
+        self, lens: Callable[[], Lens], grant: Grant | None = None, request_id: int | str | None = None
+    ) -> None:
         self.lens = lens
         self.grant = grant
         self.request_id = request_id
@@ -210,7 +215,9 @@ class Exchange:
         if order.taken is not None and status < 400:
             order.taken(session)
         if encoded and (events or order.whole):
-            self._refuse("the MCP server compressed an answer that must be looked at, though nothing was accepted but identity")
+            self._refuse(
+                "the MCP server compressed an answer that must be looked at, though nothing was accepted but identity"
+            )
             return False
         self._status, self._reason, self._headers = status, reason, headers
         if events and not self.head_only:
@@ -233,7 +240,9 @@ class Exchange:
         if self._mode is Mode.WHOLE:
             self._size += len(data)
             if self._size > self._manner.max_whole:
-                self._refuse(f"the MCP server's answer is longer than the {self._manner.max_whole} bytes that can be looked at")
+                self._refuse(
+                    f"the MCP server's answer is longer than the {self._manner.max_whole} bytes that can be looked at"
+                )
             else:
                 self._body.append(data)
             return
@@ -294,9 +303,8 @@ class Exchange:
             k = kind(name)
             if k is Kind.DROP or (k is Kind.LENGTH and not self.head_only):
                 continue
-            if k is Kind.LOCATION:
-                value = relative(value, self._manner.origins)
-            out.append(b"%b: %b\r\n" % (name, value))
+            shown = relative(value, self._manner.origins) if k is Kind.LOCATION else value
+            out.append(b"%b: %b\r\n" % (name, shown))
         if self._chunked:
             out.append(b"Transfer-Encoding: chunked\r\n")
         elif length is not None and self._status not in (204, 304):

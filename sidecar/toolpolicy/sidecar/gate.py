@@ -1,7 +1,8 @@
-"""What becomes of a request, before and around the decision: where it goes, who sent it, whose session it is, and the answer.
+"""What becomes of a request, before and around the decision: where it goes, who sent it, whose session it is, and the
+answer.
 
-From cheap to dear: the path, the headers, the caller, the body, the session, then the judge. A request that is no call (a stream,
-the end of a session, a discovery document) is checked the same way and forwarded.
+From cheap to dear: the path, the headers, the caller, the body, the session, then the judge. A request that is no call
+(a stream, the end of a session, a discovery document) is checked the same way and forwarded.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ class Gate:
         if not batch_allowed(case.revision) or any(m.protocol_version not in (None, case.revision) for m in messages):
             return HeaderFault(400, INVALID_REQUEST, "this revision has no batches: send the messages one by one")
         if len(messages) > self._settings.max_batch:
-            return HeaderFault(400, INVALID_REQUEST, f"a batch may hold {self._settings.max_batch} messages: send fewer")
+            return HeaderFault(
+                400, INVALID_REQUEST, f"a batch may hold {self._settings.max_batch} messages: send fewer"
+            )
         return None
 
     def _bind(self, case: Case, messages: Sequence[Message]) -> None:

@@ -1,7 +1,7 @@
 """What a request's head says, worked out once: a client sends nearly the same head with every call of a session.
 
-A connection remembers its last :class:`Head` and asks :meth:`Head.same` of the next request: byte for byte equal but for the
-length of the body. Everything that is derived from a head is therefore derived from exactly these bytes.
+A connection remembers its last :class:`Head` and asks :meth:`Head.same` of the next request: byte for byte equal but
+for the length of the body. Everything that is derived from a head is therefore derived from exactly these bytes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Head:
 
 
 def forwarded_head(method: str, target: str, headers: RawHeaders, *, host: bytes | None, encodings: bool) -> bytes:
-    """The head of the upstream request without its end. ``host`` replaces Host; ``encodings`` lets Accept-Encoding through."""
+    """The head of the upstream request without its end. ``host`` replaces Host; ``encodings`` lets Accept-Encoding
+    through.
+    """
     kind = REQUEST.kind
     out = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target.encode("ascii"))]
     for name, value in headers:

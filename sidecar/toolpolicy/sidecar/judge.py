@@ -1,8 +1,8 @@
 """The decision on a request's messages, step by step: evaluated, approved, counted, recorded; only then forwarded.
 
-Every step answers at once where it can, so that a call usually passes within one turn of the event loop; a step that has to wait
-(the server's catalogue, a remote store, a human) continues where it left off. The rules are those the case was opened with: a swap
-in between changes nothing for it. Of a batch all items pass or none does.
+Every step answers at once where it can, so that a call usually passes within one turn of the event loop; a step that
+has to wait (the server's catalogue, a remote store, a human) continues where it left off. The rules are those the case
+was opened with: a swap in between changes nothing for it. Of a batch all items pass or none does.
 
 Nothing is forwarded that was not recorded first, and nothing is refused without being told why.
 """
@@ -64,14 +64,16 @@ class Verdict:
 
 PASSES = Verdict((), True)
 """Nothing in the request is judged."""
-_STATE_DOWN = "The store that counts limits does not answer, so this call can't be counted and is denied. Try again later."
+_STATE_DOWN = (
+    "The store that counts limits does not answer, so this call can't be counted and is denied. Try again later."
+)
 _AUDIT_DOWN = "The audit log can't be written, and no call may pass unrecorded. Try again later."
 
 
 class Judge:
     """``local`` counts limits while the store is away, where a policy says ``onStateFailure: Local``."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- wired in one place, by app.py
         self,
         catalogue: ToolCatalogue,
         state: StateStore,
@@ -255,7 +257,9 @@ class Judge:
 
     def refuse(self, case: Case, message: Message, code: str, reason: str) -> Verdict:
         """Deny a message that no rule was asked about: a foreign session or task, no rules yet."""
-        call = Call(message.method or "", case.identity.principal, datetime.now(UTC), message.tool, session=case.session)
+        call = Call(
+            message.method or "", case.identity.principal, datetime.now(UTC), message.tool, session=case.session
+        )
         return self._denied(case, [Item(message, call, Decision(Action.DENY, code, reason))])
 
     def _count(self, case: Case, items: list[Item]) -> None:

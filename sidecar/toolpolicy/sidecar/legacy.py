@@ -1,7 +1,8 @@
-"""HTTP+SSE of 2024-11-05: the stream announces a path, messages are posted there, and their answers arrive on the stream.
+"""HTTP+SSE of 2024-11-05: the stream announces a path, messages are posted there, and their answers arrive on the
+stream.
 
-The announced path is what makes a POST to it a judged message; it is forgotten with the stream that announced it. Its whole target
-(path and query) is the session.
+The announced path is what makes a POST to it a judged message; it is forgotten with the stream that announced it. Its
+whole target (path and query) is the session.
 """
 
 from __future__ import annotations

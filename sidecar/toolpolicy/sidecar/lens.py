@@ -1,8 +1,9 @@
-"""What is looked at, and changed, in the server's answers: tool lists by their shape, and the tasks a caller comes to own.
+"""What is looked at, and changed, in the server's answers: tool lists by their shape, and the tasks a caller comes to
+own.
 
-A message is parsed only if the bytes could hold one of the keys in question. That test is sound: a JSON key made of ASCII letters
-is written literally or with ``\\u00XX`` escapes, and a string can't span lines. Answers are read leniently (a client may be lenient),
-unlike requests.
+A message is parsed only if the bytes could hold one of the keys in question. That test is sound: a JSON key made of
+ASCII letters is written literally or with ``\\u00XX`` escapes, and a string can't span lines. Answers are read
+leniently (a client may be lenient), unlike requests.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Sight:
     tasks: Owners
     server: Mapping[str, str]
     list_ttl: float
-    private: dict[str, asyncio.Future[dict[str, Any]]] = field(default_factory=dict[str, "asyncio.Future[dict[str, Any]]"])
+    private: dict[str, asyncio.Future[dict[str, Any]]] = field(
+        default_factory=dict[str, "asyncio.Future[dict[str, Any]]"]
+    )
     """Requests of the sidecar's own, by id, whose answers come on a client's legacy stream."""
     clock: Callable[[], float] = time.monotonic
 
@@ -66,7 +69,9 @@ class Sight:
 
 
 class Lens:
-    """Looks at the answers for one caller. Rules are taken as they are when an answer comes, not when the stream was opened."""
+    """Looks at the answers for one caller. Rules are taken as they are when an answer comes, not when the stream was
+    opened.
+    """
 
     __slots__ = ("_caller", "_sight", "_tasks")
 

@@ -1,7 +1,7 @@
 """Where MCP is served: a TCP port or a unix socket, with or without TLS, never through a moment without a listener.
 
-The listening socket is ours, so that a server with a new certificate or client CA can take over from the old one while both
-listen: no connection is refused.
+The listening socket is ours, so that a server with a new certificate or client CA can take over from the old one while
+both listen: no connection is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class AddressFault(ValueError):
 
 
 def open_socket(address: str) -> tuple[socket.socket, int, str]:
-    """Bind and listen on ``HOST:PORT`` or ``unix:PATH``. The socket, its port (0 for a unix socket), and how to name it."""
+    """Bind and listen on ``HOST:PORT`` or ``unix:PATH``. The socket, its port (0 for a unix socket), and how to name
+    it.
+    """
     if address.startswith("unix:"):
         path = address[5:]
         return _unix(path), 0, f"unix:{path}"
@@ -102,7 +104,9 @@ class Listener:
 
 
 def listener_tls(settings: Settings, client_ca: str | None) -> ssl.SSLContext | None:
-    """The context that MCP is served with; ``client_ca`` (PEM) asks clients for a certificate. Raises :class:`AddressFault`."""
+    """The context that MCP is served with; ``client_ca`` (PEM) asks clients for a certificate. Raises
+    :class:`AddressFault`.
+    """
     if not settings.tls_certificate_file:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,7 +1,9 @@
-"""The sidecar's own ``tools/list``: once, with the caller's own headers, when a decision needs what the server says of a tool.
+"""The sidecar's own ``tools/list``: once, with the caller's own headers, when a decision needs what the server says
+of a
+tool.
 
-Bounded in time and pages, shared by all calls of one caller that wait for it, and not repeated within a second: a caller can't
-make the sidecar flood the server by naming tools that do not exist.
+Bounded in time and pages, shared by all calls of one caller that wait for it, and not repeated within a second: a
+caller can't make the sidecar flood the server by naming tools that do not exist.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The pool of upstream connections: which one takes a request, when one is dialled, closed, or given up on.
 
-Only a *reused* connection that died before any byte of the answer is replaced, once, and only for a request that is idempotent
-(RFC 9110 section 9.2.2) or was never fully written: half a request can't be executed, for its Content-Length is not met.
-A server that closes idle connections may have done so already while the event loop has not looked: one ``poll`` before reuse sees it.
+Only a *reused* connection that died before any byte of the answer is replaced, once, and only for a request that is
+idempotent (RFC 9110 section 9.2.2) or was never fully written: half a request can't be executed, for its
+Content-Length is not met. A server that closes idle connections may have done so already while the event loop has not
+looked: one ``poll`` before reuse sees it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,13 @@ class Pool:
         return len(self._idle)
 
     def send(
-        self, receiver: Receiver, request: bytes, *, idempotent: bool = False, head_only: bool = False, patient: bool = False
+        self,
+        receiver: Receiver,
+        request: bytes,
+        *,
+        idempotent: bool = False,
+        head_only: bool = False,
+        patient: bool = False,
     ) -> None:
         """Send ``request`` (whole: head and body) and give its answer to ``receiver``, perhaps before this returns.
 
@@ -97,7 +104,8 @@ class Pool:
             receiver.died(Died(502, reason, written=False))
             return
         except OSError as error:  # refused, unreachable, no such host or socket; also every ssl.SSLError
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            known = error.errno and not isinstance(error, ssl.SSLError)
+            reason = os.strerror(error.errno) if known and error.errno else str(error)
             receiver.died(Died(502, f"the MCP server at {self.target} can't be reached: {reason}", written=False))
             return
         except asyncio.CancelledError:
@@ -127,7 +135,12 @@ class Pool:
     # -- what a connection tells
 
     def released(self, connection: Connection, reusable: bool) -> None:
-        if reusable and not self._closed and len(self._idle) < self._most_idle and not connection.transport.is_closing():
+        if (
+            reusable
+            and not self._closed
+            and len(self._idle) < self._most_idle
+            and not connection.transport.is_closing()
+        ):
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
         else:

@@ -127,10 +127,12 @@ async def serve(
     insist: bool = False,
     ready: Callable[[Running], None] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. ``command`` is a stdio server to be wrapped (``shared``: one process for all).
+    """Serve until SIGTERM or SIGINT; the exit code. ``command`` is a stdio server to be wrapped (``shared``: one
+    process
+    for all).
 
-    ``insist``: rules that can't be used at the start are a :class:`StartFault` (a laptop); otherwise everything is denied until a
-    good set comes (a pod).
+    ``insist``: rules that can't be used at the start are a :class:`StartFault` (a laptop); otherwise everything is
+    denied until a good set comes (a pod).
     """
     _log_to_stderr(settings)
     stop = asyncio.Event()
@@ -176,7 +178,16 @@ async def serve(
         gc.freeze()
         if ready is not None:
             names = rules.current.names if rules.current is not None else ()
-            ready(Running(sidecar.address, sidecar.paths[0], admin_at, str(settings.upstream), names, bool(settings.tls_certificate_file)))
+            ready(
+                Running(
+                    sidecar.address,
+                    sidecar.paths[0],
+                    admin_at,
+                    str(settings.upstream),
+                    names,
+                    bool(settings.tls_certificate_file),
+                )
+            )
         code = 0
         if over_stdio:
             from toolpolicy.sidecar.stdio_client import serve_stdio

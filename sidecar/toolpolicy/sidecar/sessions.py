@@ -1,8 +1,9 @@
 """Who a session or a task belongs to. Bounded, forgetful, and only ever a reason to refuse between verified principals.
 
-A session is bound to its principal when the server names it in the answer to ``initialize``; one that is first seen later (after a
-restart) is bound to the principal that shows it, once the server has taken it. A claimed identity is free to change with every
-call, so that a change of it proves nothing: it is no reason to refuse, and binds nothing over a verified owner.
+A session is bound to its principal when the server names it in the answer to ``initialize``; one that is first seen
+later (after a restart) is bound to the principal that shows it, once the server has taken it. A claimed identity is
+free to change with every call, so that a change of it proves nothing: it is no reason to refuse, and binds nothing
+over a verified owner.
 """
 
 from __future__ import annotations

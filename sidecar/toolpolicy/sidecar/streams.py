@@ -1,7 +1,8 @@
-"""Events on their way to a client: whole ones only, looked at where something could have to change, and room for ours between.
+"""Events on their way to a client: whole ones only, looked at where something could have to change, and room for ours
+between.
 
-Nothing waits for a second event: what is held back is only the beginning of an event that is not complete, because a message
-that is half sent can't be filtered any more.
+Nothing waits for a second event: what is held back is only the beginning of an event that is not complete, because a
+message that is half sent can't be filtered any more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _ENDPOINT = b"endpoint"
 
 
 class EventRelay:
-    """One stream. ``endpoint`` gets the data of a legacy ``endpoint`` event and answers with what to announce instead, or None."""
+    """One stream. ``endpoint`` gets the data of a legacy ``endpoint`` event and answers with what to announce instead,
+    or None.
+    """
 
     def __init__(self, lens: Lens, max_event: int, endpoint: Callable[[bytes], bytes | None] | None = None) -> None:
         self._lens = lens

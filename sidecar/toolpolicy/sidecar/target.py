@@ -10,7 +10,9 @@ FORMS = "http://HOST:PORT/PATH, https://HOST/PATH or unix:/PATH/TO.sock"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``socket_path`` is set for a unix socket; then ``host`` and ``port`` only name it. ``path`` is empty where the URL gives none."""
+    """``socket_path`` is set for a unix socket; then ``host`` and ``port`` only name it. ``path`` is empty where the
+    URL gives none.
+    """
 
     host: str
     port: int

@@ -1,14 +1,18 @@
 """The upstream leg: one HTTP/1.1 connection to the MCP server, on httptools. The pool of them is in ``pool.py``.
 
-A connection keeps one parser for its life and has one receiver at a time; everything is a callback, so that a call costs no task.
+A connection keeps one parser for its life and has one receiver at a time; everything is a callback, so that a call
+costs no task.
 
-Exactly once: a request that may have been executed is never sent again. :class:`Died` says whether it was fully written.
+Exactly once: a request that may have been executed is never sent again. :class:`Died` says whether it was fully
+written.
 
 Traps, all met:
 - httptools answers ``should_keep_alive()`` truly only within ``on_headers_complete``.
-- asyncio forgets the unsent bytes before it calls ``connection_lost``. With ``high=0`` as write limit ``pause_writing`` and
-  ``resume_writing`` say exactly when the last byte went to the kernel; a ``send`` that raises leaves the transport closing.
-- bytes behind the end of an answer would be taken by the client for the answer to its next request: they end both connections.
+- asyncio forgets the unsent bytes before it calls ``connection_lost``. With ``high=0`` as write limit
+  ``pause_writing`` and ``resume_writing`` say exactly when the last byte went to the kernel; a ``send`` that raises
+  leaves the transport closing.
+- bytes behind the end of an answer would be taken by the client for the answer to its next request: they end both
+  connections.
 """
 
 from __future__ import annotations
@@ -24,8 +28,8 @@ RawHeader = tuple[bytes, bytes]
 class Died(Exception):
     """The upstream leg ended without a whole answer.
 
-    ``status`` is the HTTP status to answer with if nothing was answered yet; ``written`` whether the request was fully written:
-    if so, the call may have been executed.
+    ``status`` is the HTTP status to answer with if nothing was answered yet; ``written`` whether the request was fully
+    written: if so, the call may have been executed.
     """
 
     def __init__(self, status: int, reason: str, *, written: bool) -> None:
@@ -45,8 +49,8 @@ class Receiver(Protocol):
     def head(self, status: int, reason: bytes, headers: list[RawHeader], length: int | None, as_came: bool) -> bool:
         """The final head; ``length`` is the body's where the head gives it.
 
-        True asks for the bytes as they came, head included (:meth:`raw`), and may be answered only if ``as_came``. False
-        asks for the pieces of the body (:meth:`body`).
+        True asks for the bytes as they came, head included (:meth:`raw`), and may be answered only if ``as_came``.
+        False asks for the pieces of the body (:meth:`body`).
         """
         ...
 
@@ -109,7 +113,9 @@ class Connection(asyncio.Protocol):
     # -- one exchange
 
     def start(self, receiver: Receiver, request: bytes, *, idempotent: bool, head_only: bool, due: float) -> None:
-        """Write ``request`` and give the answer to ``receiver``. ``due``: loop time by which the head must have come, 0 for never."""
+        """Write ``request`` and give the answer to ``receiver``. ``due``: loop time by which the head must have come,
+        0 for never.
+        """
         self._reset(head_only)
         self.receiver = receiver
         self.request = request if self.reused else b""
@@ -233,7 +239,9 @@ class Connection(asyncio.Protocol):
         self.receiver = None
         how = f" ({exc})" if exc else ""
         if self._begun:
-            receiver.died(Died(502, f"the MCP server closed the connection within its answer{how}", written=self.written))
+            receiver.died(
+                Died(502, f"the MCP server closed the connection within its answer{how}", written=self.written)
+            )
         else:
             self._owner.unanswered(self, receiver, how)
 

@@ -1,4 +1,5 @@
-"""HTTP heads as bytes: which header goes through, which stays, and how a request or an answer of ours is written. No I/O.
+"""HTTP heads as bytes: which header goes through, which stays, and how a request or an answer of ours is written. No
+I/O.
 
 Names are looked up as they were written; what a spelling means is worked out once (bounded, since callers choose it).
 """
