@@ -24,7 +24,9 @@ def chart(summary: dict[str, Any]) -> str:
     y = 24
     for key, title, sense in FIGURES:
         row: dict[str, float] = {name: summary[key][name] for name in COLOURS if summary[key].get(name, 0) > 0}
-        parts.append(f'<text x="8" y="{y}" font-weight="bold">{escape(title)} <tspan fill="#777">({sense})</tspan></text>')
+        parts.append(
+            f'<text x="8" y="{y}" font-weight="bold">{escape(title)} <tspan fill="#777">({sense})</tspan></text>'
+        )
         y += 8
         top = max(row.values())
         for name, value in row.items():
@@ -34,5 +36,6 @@ def chart(summary: dict[str, Any]) -> str:
             parts.append(f'<text x="{LEFT + length + 6:.1f}" y="{y + 12}">{value:,.0f}</text>')
             y += BAR
         y += GAP
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 90}" height="{y}" font-family="sans-serif" font-size="12">'
+    size = f'width="{LEFT + WIDTH + 90}" height="{y}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n"

@@ -2,9 +2,10 @@
 
     .venv/bin/python bench/proxy/run.py [--rounds 5] [--slice 700ms] [--out bench/proxy/results.json]
 
-The proxies run on core 0, the MCP server (Go) and the load generator (Go) on core 1. Every answer is checked by the generator, and
-every 50th call of the sidecar's is one that its policy must deny. All systems are up at once and are driven in short slices in turn, since
-the speed of a shared machine drifts: compare within a round. Kept are all raw samples; figures are medians over the rounds.
+The proxies run on core 0, the MCP server (Go) and the load generator (Go) on core 1. Every answer is checked by the
+generator, and every 50th call of the sidecar's is one that its policy must deny. All systems are up at once and are
+driven in short slices in turn, since the speed of a shared machine drifts: compare within a round. Kept are all raw
+samples; figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -87,10 +88,14 @@ def drive(load: Path, system: System, mode: str, clients: int, span: str, *extra
         command, capture_output=True, timeout=120, check=False, preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE})
     )
     found: dict[str, Any] = json.loads(done.stdout or b"{}")
-    broken = found.get("transport_errors", 0)  # Go's proxy now and then breaks a kept connection: its own affair, if rare
+    broken = found.get(
+        "transport_errors", 0
+    )  # Go's proxy now and then breaks a kept connection: its own affair, if rare
     tolerable = 0 if system.name == "sidecar" else found.get("ok", 0) // 1000
     if done.returncode or found.get("bad") or found.get("leaked") or found.get("fail") or broken > tolerable:
-        raise SystemExit(f"{system.name}, {mode}, {clients} clients: wrong answers\n{done.stdout.decode()}{done.stderr.decode()}")
+        raise SystemExit(
+            f"{system.name}, {mode}, {clients} clients: wrong answers\n{done.stdout.decode()}{done.stderr.decode()}"
+        )
     return found
 
 
@@ -123,7 +128,11 @@ def summarise(samples: dict[str, list[dict[str, dict[str, Any]]]]) -> dict[str, 
         "sse_10_events_added_us": added(sse),
         "rss_mib_32_clients": {name: kib / 1024 for name, kib in medians(many, "rss_end_kib").items()},
         "targets": [
-            {"target": "rps at 32 clients over the Go proxy's", "want": ">= 1", "is": ratio(many, "rps", "sidecar", "go-proxy")},
+            {
+                "target": "rps at 32 clients over the Go proxy's",
+                "want": ">= 1",
+                "is": ratio(many, "rps", "sidecar", "go-proxy"),
+            },
             {
                 "target": "added p50 at 1 client over the Go proxy's",
                 "want": "<= 1",
@@ -139,7 +148,11 @@ def summarise(samples: dict[str, list[dict[str, dict[str, Any]]]]) -> dict[str, 
                 "want": "<= 1.25",
                 "is": ratio(many, "cpu_us_per_req", "sidecar", "pass-through"),
             },
-            {"target": "100 KB answers: rps over direct's", "want": ">= 0.8", "is": ratio(big, "rps", "sidecar", "direct")},
+            {
+                "target": "100 KB answers: rps over direct's",
+                "want": ">= 0.8",
+                "is": ratio(big, "rps", "sidecar", "direct"),
+            },
             {"target": "10-event SSE answer: added µs", "want": "<= 250", "is": added(sse)["sidecar"]},
         ],
     }
@@ -205,7 +218,9 @@ def main() -> None:
         summary["idle_stream_kib"] = {"sidecar": idle["kib_per_session_and_stream"]}
     machine = {"python": platform.python_version(), "kernel": platform.release(), "cores": os.cpu_count()}
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    chosen.out.write_text(json.dumps({"time": when, "machine": machine, "summary": summary, "samples": samples}, indent=1) + "\n")
+    chosen.out.write_text(
+        json.dumps({"time": when, "machine": machine, "summary": summary, "samples": samples}, indent=1) + "\n"
+    )
     chosen.out.with_suffix(".svg").write_text(chart(summary))
     show(summary)
 
