@@ -281,8 +281,14 @@ class MemoryCounters:
         audit_short: list[Shortage] = []
         self._enforced.sweep(now)
         self._audited.sweep(now)
+        absent: list[Demand] = []
         for demand in demands:
             if not demand.audit:
+                wait = self._draw(self._enforced, demand, now, taken, absent)
+                if wait != 0.0:
+                    short.append(Shortage(demand, wait))
+        if not short:
+            for demand in absent:
                 wait = self._draw(self._enforced, demand, now, taken)
                 if wait != 0.0:
                     short.append(Shortage(demand, wait))
@@ -297,13 +303,27 @@ class MemoryCounters:
                     audit_short.append(Shortage(demand, wait))
         return Reservation(taken, audit_short)
 
-    def _draw(self, table: _Table, demand: Demand, now: float, taken: list[tuple[Window, int, float]]) -> float | None:
+    def _draw(
+        self,
+        table: _Table,
+        demand: Demand,
+        now: float,
+        taken: list[tuple[Window, int, float]],
+        absent: list[Demand] | None = None,
+    ) -> float | None:
+        """Seconds until there is room (0.0: drawn, None: never). ``absent`` collects, undrawn, what needs a new bucket:
+        a call that is refused makes none, or refused calls would fill the table for everybody.
+
+        """
         cost = UNIT if demand.cost == 1.0 else units(demand.cost)
         maximum = _ceiling(demand.max)
         bucket = table.find(demand, now)
         if bucket is None:
             if cost > maximum:
                 return None
+            if absent is not None:
+                absent.append(demand)
+                return 0.0
             created = table.create(demand, now)
             if not isinstance(created, Window):
                 return created

@@ -219,6 +219,15 @@ def test_too_many_buckets_refuse_new_ones_and_keep_those_that_count() -> None:
     assert counters.size() <= 4
 
 
+def test_refused_calls_do_not_fill_the_table() -> None:
+    """A caller with ever new sessions is refused by his address; his sessions must not take the room of others."""
+    counters = MemoryCounters(max_buckets=10)
+    for index in range(100):
+        counters.reserve([demand(f"session {index}"), demand("address", 3)], float(index) / 1000)
+    assert counters.size() == 4
+    assert granted(counters, "somebody else", now=0.2)
+
+
 def test_a_full_table_of_audited_buckets_refuses_nobody() -> None:
     counters = MemoryCounters(max_buckets=1)
     counters.reserve([demand("w1", audit=True)], 0.0)
