@@ -54,7 +54,7 @@ def compile_schema(schema: Mapping[str, Any] | bool) -> Validator:
     ``format`` is enforced and unknown formats are refused, because an author who writes one expects it to hold.
 
     """
-    if isinstance(schema, Mapping) and schema.get("$schema", _DIALECT).rstrip("#") != _DIALECT:
+    if isinstance(schema, Mapping) and str(schema.get("$schema", _DIALECT)).rstrip("#") != _DIALECT:
         raise SchemaFault(f"the dialect must be {_DIALECT} (or leave $schema out)", "/$schema")
     return _compile(schema, jsonschema_rs.Draft202012Validator, formats=True)
 

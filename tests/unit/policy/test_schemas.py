@@ -80,6 +80,7 @@ def test_messages_are_short_and_never_repeat_the_value(schema: dict[str, Any]) -
         ({"$ref": "file:///etc/passwd"}, "/etc/passwd", ""),
         ({"$ref": "#/$defs/nope"}, "nope", ""),
         ({"$schema": "http://json-schema.org/draft-07/schema#"}, "2020-12", "/$schema"),
+        ({"$schema": 5}, "2020-12", "/$schema"),
         ({"minimum": "3"}, "3", "/minimum"),
     ],
 )

@@ -23,6 +23,7 @@ from toolpolicy.policy.model import Action
 from toolpolicy.policy.types import Call, Principal
 from toolpolicy.sidecar.rules import DirectoryRules, FileRules, Pod, RuleSet, parse_labels
 from toolpolicy.sidecar.rules import reading as reading_module
+from toolpolicy.sidecar.rules import source as source_module
 
 DEADLINE = 20.0
 YAML = """
@@ -176,6 +177,29 @@ async def test_a_bad_file_leaves_the_last_good_set_in_force(tmp_path: Path, cont
     file.write_text(YAML % ("a", "fetch"))
     assert (await source.load()).problems == ()
     assert allowed(source.current, "fetch")
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_ours_refuses_one_set_and_not_all_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(YAML % ("a", "search"))
+    source = FileRules([file], 0.01)
+    await source.load()
+
+    def fails(*_: object) -> None:
+        raise AttributeError("a fault of ours")
+
+    async with watching(source) as until:
+        with monkeypatch.context() as patched:
+            patched.setattr(source_module, "load_text", fails)
+            file.write_text(YAML % ("b", "fetch"))
+            await until(lambda: source.status.failures == 1)
+            assert "a fault of ours" in source.status.problems[0]
+            assert allowed(source.current, "search")
+        file.write_text(YAML % ("c", "fetch"))
+        await until(lambda: allowed(source.current, "fetch"))
 
 
 @pytest.mark.asyncio

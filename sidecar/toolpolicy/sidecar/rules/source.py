@@ -140,6 +140,9 @@ class _Watched(ABC):
             problems = [str(p) for p in fault.problems]
         except OSError as error:
             problems = [f"{error.filename or 'the rules'}: {error.strerror}"]
+        except Exception as error:  # a fault of ours must not end the watch: no later set would ever be read
+            log.exception("the rules could not be read")
+            problems = [f"the rules could not be read: {type(error).__name__}: {error}"]
         if self._look() != fingerprint:
             self._seen = None  # it changed while it was read: what was read, or found wrong, may be a mixture
         elif candidate is not None and policies is not None:
