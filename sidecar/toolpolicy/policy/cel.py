@@ -4,7 +4,8 @@ Traps of the runtime (each measured, each with a test):
 
 * An evaluation error is a *truthy* value of type ERROR, or a RuntimeError. Only Python's own ``True`` passes here.
 * Strings, keys too, end at U+0000: ``args.s == "x"`` is true of ``"x\\0evil"``. A variable that holds a NUL anywhere is
-  never given to an expression that reads it (:class:`Scope`).
+  never given to an expression that reads it (:class:`Scope`), nor are arguments that a server may read differently
+  (:mod:`toolpolicy.policy.hazards`).
 * An integer beyond 64 bits makes every use of ``args`` an error; a lone surrogate raises.
 * ``has()`` on a dotted variable is the variable itself. The checker then refuses it for want of a bool.
 
@@ -19,7 +20,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
@@ -27,7 +27,8 @@ from zoneinfo import ZoneInfo
 from cel_expr_python import cel  # pyright: ignore[reportMissingTypeStubs]
 from cel_expr_python.ext import ext_math, ext_optional, ext_strings  # pyright: ignore[reportMissingTypeStubs]
 
-from toolpolicy.policy import celtree
+from toolpolicy.policy import celtree, hazards
+from toolpolicy.policy.hazards import Hazard
 from toolpolicy.policy.regexes import regex_problem
 from toolpolicy.policy.types import Call
 
@@ -121,7 +122,7 @@ class Expression:
 
     def test(self, scope: Scope) -> bool | Failure:
         """True, False, or why neither. Nothing else ever passes."""
-        if scope.tainted is not None and not scope.tainted.isdisjoint(self.variables):
+        if scope.tainted is not None and not self.variables.isdisjoint(scope.tainted):
             return self._cut(scope.tainted)
         try:
             value = self._eval(scope.activation).value()
@@ -133,7 +134,7 @@ class Expression:
 
     def number(self, scope: Scope) -> float | Failure:
         """A finite, non-negative number, or why not."""
-        if scope.tainted is not None and not scope.tainted.isdisjoint(self.variables):
+        if scope.tainted is not None and not self.variables.isdisjoint(scope.tainted):
             return self._cut(scope.tainted)
         try:
             value = self._eval(scope.activation).value()
@@ -160,9 +161,9 @@ class Expression:
         problem = problem.split(": ", 1)[-1] if problem.split(": ", 1)[0].isupper() else problem
         return Failure(self.source, _clip(problem.replace("\n", " ")), _cure(problem))
 
-    def _cut(self, tainted: frozenset[str]) -> Failure:
-        names = ", ".join(sorted(tainted & self.variables))
-        return Failure(self.source, f"{names} contains the character U+0000", "Send the call without it.")
+    def _cut(self, tainted: Mapping[str, Hazard]) -> Failure:
+        name, (problem, cure) = next((name, hazard) for name, hazard in tainted.items() if name in self.variables)
+        return Failure(self.source, f"{name} {problem}", cure)
 
 
 def _clip(text: str, limit: int = 200) -> str:
@@ -225,6 +226,22 @@ def compile_expression(source: str, expect: Expect) -> Expression:
     for literal in facts.literals:
         _check_literal(source, literal)
     return Expression(source, program, frozenset(facts.identifiers & VARIABLES.keys()))
+
+
+def conjunction(expressions: Sequence[Expression]) -> Expression | None:
+    """One expression that is true exactly where all of these are; None where there is none (or the runtime takes none).
+
+    Evaluating it is cheaper than evaluating each. Only its True says something: any other outcome is for the single
+    ones to explain. (CEL's ``&&`` is true only of two bools that both are; the line feed ends a trailing comment.)
+    """
+    if len(expressions) < 2:
+        return expressions[0] if expressions else None
+    source = " && ".join(f"({expression.source}\n)" for expression in expressions)
+    try:
+        program = _ENV.compile(source)
+    except RuntimeError:
+        return None
+    return Expression(source, program, frozenset[str]().union(*(e.variables for e in expressions)))
 
 
 def _compile_fault(source: str, text: str) -> ExpressionFault:
@@ -336,59 +353,24 @@ def readers(variables: Collection[str]) -> tuple[Reader, ...]:
 class Scope:
     """The values of one call, converted once for all expressions that share them.
 
-    ``tainted`` are the variables that hold a NUL, which the runtime would cut at: no expression that reads one may run.
+    ``tainted`` are the variables that must not be judged, and why: no expression that reads one may run.
     """
 
     __slots__ = ("activation", "tainted")
 
     def __init__(self, wanted: Iterable[Reader], call: Call, category: str, risk: str) -> None:
         values: dict[str, Any] = {}
-        tainted: list[str] | None = None
+        tainted: dict[str, Hazard] = {}
         for name, getter in wanted:
             if getter is None:
                 values[name] = category if name == "tool.category" else risk
                 continue
             values[name] = value = getter(call)
-            if has_nul(value):
-                tainted = [*(tainted or ()), name]
+            if name == "args":
+                hazard = hazards.of_arguments(value)
+                if hazard is not None:
+                    tainted[name] = hazard
+            elif hazards.has_nul(value):
+                tainted[name] = hazards.NUL
         self.activation = _ENV.Activation(values)
-        self.tainted: frozenset[str] | None = frozenset(tainted) if tainted else None
-
-
-def has_nul(value: Any) -> bool:
-    """Whether a NUL is in a JSON value: in a string of it or a key, at any depth. Never recurses."""
-    if type(value) is str:
-        return "\0" in value
-    if type(value) is dict:  # the flat arguments of most calls
-        for key, child in cast(dict[str, Any], value).items():
-            if "\0" in key:
-                return True
-            if type(child) is str:
-                if "\0" in child:
-                    return True
-            elif type(child) not in _SCALARS:
-                break
-        else:
-            return False
-    pending: list[Any] = [value]
-    for item in pending:  # grows as it goes
-        children: Iterable[Any]
-        if type(item) is dict or isinstance(item, Mapping):
-            for key in cast(Mapping[str, Any], item):
-                if "\0" in key:
-                    return True
-            children = cast(Mapping[str, Any], item).values()
-        elif isinstance(item, list | tuple):
-            children = cast(Sequence[Any], item)
-        else:
-            continue
-        for child in children:
-            if type(child) is str:
-                if "\0" in child:
-                    return True
-            elif type(child) not in _SCALARS:
-                pending.append(child)
-    return False
-
-
-_SCALARS = frozenset({int, float, bool, type(None), datetime})
+        self.tainted: Mapping[str, Hazard] | None = tainted or None

@@ -28,7 +28,7 @@ from toolpolicy.policy.model import (
     Policy,
     SessionSource,
 )
-from toolpolicy.policy.plan import AuditPlan, NamePlans, Plan, TierPlan, possible_classes
+from toolpolicy.policy.plan import AuditPlan, NamePlans, Plan, TierPlan, possible_classes, straight
 from toolpolicy.policy.types import Call, Catalogue
 
 CACHED_NAMES = 4096
@@ -118,7 +118,7 @@ class PolicySet:
                 certain.append(rule)
         if not depends:
             return plans.by_class.get(plans.base) or self._class_plan(tool, plans, plans.base)
-        return replace(self._build(tool, certain, plans.base), needs_catalogue=True)
+        return replace(self._build(tool, certain, plans.base), needs_catalogue=True, straight=None)
 
     def _candidates(self, tool: str) -> list[CompiledRule]:
         rules = {rule.order: rule for rule in (*self._index.find(tool), *self._open)}
@@ -153,7 +153,8 @@ class PolicySet:
         )
         read = frozenset[str]().union(*(expression.variables for rule in rules for expression in rule.expressions()))
         records = bool(audits) or any(rule.rule_audit for rule in rules)
-        return Plan(tool, tuple(tiers), audits, readers(read), found, usual, records)
+        short = straight(tool, tiers) if usual and not records else None
+        return Plan(tool, tuple(tiers), audits, readers(read), found, usual, records, straight=short)
 
 
 def compile_policies(policies: Sequence[Policy]) -> PolicySet:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from toolpolicy.policy.bounded import Bounded
-from toolpolicy.policy.cel import Expect, Expression, ExpressionFault, compile_expression
+from toolpolicy.policy.cel import Expect, Expression, ExpressionFault, compile_expression, conjunction
 from toolpolicy.policy.classify import Classification
 from toolpolicy.policy.errors import Problem
 from toolpolicy.policy.matching import glob_matches
@@ -117,8 +117,8 @@ class CompiledRule:
 
     __slots__ = (
         "action", "approval_ttl", "audit", "categories", "checks", "conditional", "declared", "grants", "group", "hide",
-        "limit", "methods", "named", "order", "overrides", "principals", "reads_class", "reason", "ref", "restricts",
-        "risks", "rule_audit", "tools", "when",
+        "holds", "limit", "methods", "named", "order", "overrides", "plain", "principals", "reads_class", "reason",
+        "ref", "restricts", "risks", "rule_audit", "schemas", "tools", "when",
     )  # fmt: skip
 
     def __init__(self, rule: Rule, ref: RuleRef, policy: CompiledPolicy, parts: _Parts) -> None:
@@ -148,6 +148,17 @@ class CompiledRule:
         )
         self.restricts = bool(self.checks or self.declared or self.limit or self.approval_ttl is not None)
         self.reads_class = any(expression.reads_class for expression in self.expressions())
+        stated = [check.expression for check in self.checks if check.expression is not None]
+        self.schemas = tuple(check.schema for check in self.checks if check.schema is not None)
+        self.holds = conjunction(stated)
+        """True where every expression of ``checks`` is."""
+        self.plain = (
+            self.grants
+            and not (self.conditional or self.rule_audit or self.declared)
+            and self.approval_ttl is None
+            and (self.holds is not None or not stated)
+        )
+        """It allows, and of the call only its ``holds``, ``schemas`` and limit have to be asked."""
 
     def expressions(self) -> Iterable[Expression]:
         if self.when is not None:

@@ -15,18 +15,20 @@ would have done is only recorded (:mod:`toolpolicy.policy.audited`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 
 from toolpolicy.policy import reasons
 from toolpolicy.policy.audited import audited
-from toolpolicy.policy.cel import Failure
+from toolpolicy.policy.cel import Failure, Scope
 from toolpolicy.policy.compile import PolicySet
 from toolpolicy.policy.compiled import TOOLS_CALL
-from toolpolicy.policy.evaluation import Evaluation, Gathered, Tally
+from toolpolicy.policy.evaluation import Evaluation, Gathered, Tally, nonconformity
 from toolpolicy.policy.model import Action
-from toolpolicy.policy.plan import TierPlan
+from toolpolicy.policy.plan import Plan, Straight, TierPlan
 from toolpolicy.policy.reasons import Refusal
 from toolpolicy.policy.types import Call, Catalogue, Code, Counters, Decision, Demand, RuleRef, Shortage, WouldDeny
 
@@ -41,8 +43,12 @@ def decide(policies: PolicySet, call: Call, catalogue: Catalogue | None, counter
 
 def evaluate(policies: PolicySet, call: Call, catalogue: Catalogue | None) -> Decision:
     """Steps 1 to 4 and 6. ``demands`` says what has to be reserved before the call goes on (step 5)."""
-    evaluation = Evaluation(policies.plan(call, catalogue), call, catalogue)
-    plan = evaluation.plan
+    plan = policies.plan(call, catalogue)
+    if plan.straight is not None:
+        allowed = _straight(plan, plan.straight, call)
+        if allowed is not None:
+            return allowed
+    evaluation = Evaluation(plan, call, catalogue)
     gathered = [evaluation.gather(tier.rules) for tier in plan.tiers]  # step 1
     refusal = _judge_rules(evaluation, gathered)  # steps 2 and 3
     tally = Tally()
@@ -80,6 +86,36 @@ def evaluate(policies: PolicySet, call: Call, catalogue: Catalogue | None) -> De
             approval_ttl=min(rule.approval_ttl or 0.0 for rule in tally.approvals),
         )
     return Decision(Action.ALLOW, Code.ALLOWED, "", rules, demands, would_deny, category, risk)
+
+
+def _straight(plan: Plan, straight: Straight, call: Call) -> Decision | None:
+    """Steps 1 to 4 at once where only unconditional Allow rules match, as for most tools: the Allow that they come to,
+    or None, and then the long way finds out why not. It asks the same questions in the same order.
+    """
+    known = plan.classification
+    category, risk = (None, None) if known is None else (known.category, known.risk)
+    scope: Scope | None = None
+    demands: tuple[Demand, ...] = ()
+    for rule in straight.kept:
+        limit = rule.limit
+        if scope is None and (rule.holds is not None or (limit is not None and limit.cost is not None)):
+            scope = Scope(plan.readers, call, category or "", risk or "")
+        if rule.holds is not None and scope is not None and rule.holds.test(scope) is not True:
+            return None
+        for schema in rule.schemas:
+            if nonconformity(schema, call) is not None:
+                return None
+        if limit is not None:
+            cost = 1.0 if limit.cost is None or scope is None else limit.cost.number(scope)
+            if isinstance(cost, Failure):
+                return None
+            demands = (*demands, *limit.demands(call, cost)) if demands else limit.demands(call, cost)
+    return Decision(
+        Action.ALLOW, Code.ALLOWED, "", straight.rules, demands, (), category, risk, None, False, _NO_DETAILS
+    )
+
+
+_NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
 
 def _judge_rules(evaluation: Evaluation, gathered: Sequence[Gathered]) -> Refusal | None:

@@ -11,10 +11,11 @@ from toolpolicy.policy import reasons
 from toolpolicy.policy.cel import Failure, Scope
 from toolpolicy.policy.compiled import Check, CompiledRule
 from toolpolicy.policy.declared import DeclaredSchemas
+from toolpolicy.policy.hazards import twins
 from toolpolicy.policy.model import Category, Risk
 from toolpolicy.policy.plan import Plan
 from toolpolicy.policy.reasons import Refusal
-from toolpolicy.policy.schemas import SchemaFault
+from toolpolicy.policy.schemas import SchemaFault, Validator, clip
 from toolpolicy.policy.types import Call, Catalogue, Demand
 
 _DECLARED = DeclaredSchemas()
@@ -145,7 +146,7 @@ class Evaluation:
                 return None
             return reasons.invalid(self.call, rule, check) if holds is False else reasons.failed(self.call, rule, holds)
         if check.schema is not None:
-            error = check.schema.first_error(self.call.arguments)
+            error = nonconformity(check.schema, self.call)
             if error is not None:
                 return reasons.nonconforming(self.call, rule, *error, check.message)
         return None
@@ -160,7 +161,7 @@ class Evaluation:
         validator = _DECLARED.validator(info.input_schema)
         if isinstance(validator, SchemaFault):
             return reasons.unusable_schema(self.call, rule, f"that schema is invalid ({validator.message})")
-        error = validator.first_error(self.call.arguments)
+        error = nonconformity(validator, self.call)
         return None if error is None else reasons.nonconforming(self.call, rule, *error)
 
     def _draw(self, rule: CompiledRule, demands: list[Demand]) -> Refusal | None:
@@ -191,3 +192,18 @@ class Evaluation:
             check.expression is None or check.expression.reads_args or check.expression.test(self.scope(rule)) is True
             for check in rule.checks
         )
+
+
+def nonconformity(schema: Validator, call: Call) -> tuple[str, str] | None:
+    """Where arguments do not conform to a schema: a JSON pointer into them, and what is expected there.
+
+    Of two keys that differ only by case a schema may describe the one, and the server obey the other.
+    """
+    pair = twins(call.arguments)
+    if pair is None:
+        return schema.first_error(call.arguments)
+    one, other = pair
+    return "", (
+        f"no two keys in one object that differ only by case, as `{clip(one, 60)}` and `{clip(other, 60)}` do: servers "
+        "disagree on which of them counts, so send only one"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -36,6 +37,16 @@ class AuditPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Straight:
+    """What allows a call where every rule that may apply is :attr:`~.compiled.CompiledRule.plain`."""
+
+    kept: tuple[CompiledRule, ...]
+    """Those that restrict."""
+    rules: tuple[RuleRef, ...]
+    """What lets the call pass then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     tool: str | None
     tiers: tuple[TierPlan, ...]
@@ -49,10 +60,28 @@ class Plan:
     """Whether there is an Audit policy, or a rule of ``mode: Audit``."""
     needs_catalogue: bool = False
     """Which rules match depends on annotations that are not known; these are the ones that match whatever they say."""
+    straight: Straight | None = None
+    """The short way to an Allow, where there is one; it never says why not."""
 
     def grants(self, rule: CompiledRule) -> bool:
         """Whether a rule that applies grants."""
         return rule.grants and (self.usual or self.tool in rule.named)
+
+
+def straight(tool: str | None, tiers: Sequence[TierPlan]) -> Straight | None:
+    """The short way through these tiers, of a plan that audits nothing and is of a usual name."""
+    for tier in tiers:
+        if not tier.rules and tier.default_deny:
+            return None
+        for rule in tier.rules:
+            if not rule.plain or (rule.reads_class and tool in rule.overrides):
+                return None
+    if not tiers:
+        return None
+    return Straight(
+        tuple(rule for tier in tiers for rule in tier.rules if rule.restricts),
+        tuple(ref for tier in tiers for ref in ([rule.ref for rule in tier.rules] or tier.defaults)),
+    )
 
 
 class NamePlans:

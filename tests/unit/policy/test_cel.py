@@ -20,10 +20,11 @@ from toolpolicy.policy.cel import (
     Scope,
     check_expression,
     compile_expression,
-    has_nul,
+    conjunction,
     readers,
     zone_problem,
 )
+from toolpolicy.policy.hazards import has_nul, of_arguments, twins
 from toolpolicy.policy.types import Call, Principal
 
 
@@ -248,6 +249,88 @@ def test_a_deep_value_is_no_crash() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert has_nul({"a": deep})
+
+
+TWINS: list[dict[str, Any]] = [
+    {"uri": "s3://ours/", "Uri": "s3://theirs/"},
+    {"output_s3_uri": "s3://ours/", "Output_S3_Uri": 1},
+    {"x": {"Name": 1, "name": 2}},
+    {"x": [[{"a": 1}, {"a1": 1, "A1": None}]]},
+    {"task": 1, "ta\u017fk": 2},
+    {"key": 1, "\u212aey": 2},
+    {"\u00e9t\u00e9": 1, "\u00c9T\u00c9": 2},
+]
+
+
+@pytest.mark.parametrize("arguments", TWINS)
+def test_keys_that_differ_only_by_case_never_reach_an_expression(arguments: dict[str, Any]) -> None:
+    failure = holds('args.?uri.orValue("s3://ours/") == "s3://ours/"', arguments)
+    assert isinstance(failure, Failure)
+    assert "differ only by case" in failure.problem
+    one, other = cast(tuple[str, str], twins(arguments))
+    assert f"`{one}` and `{other}`" in failure.problem
+    assert failure.cure == "Send only one of them."
+    assert holds('tool.name == "get_thing"', arguments) is True
+    assert isinstance(number("args.?n.orValue(1)", arguments), Failure)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"uri": 1, "url": 2, "URI_": 3},
+        {"1": 1, "2": 2},
+        {"Name": {"name": 1}, "tags": [{"Name": 1}, {"name": 2}]},
+        {"\u0131d": 1, "id": 2},
+    ],
+)
+def test_keys_that_no_server_takes_for_each_other_pass(arguments: dict[str, Any]) -> None:
+    assert holds("args.?uri.orValue(1) == 1", arguments) is True
+
+
+def _slow_twins(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_slow_twins, cast(list[Any], value)))
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        if any(a is not b and a.casefold() == b.casefold() for a in fields for b in fields):
+            return True
+        return any(map(_slow_twins, fields.values()))
+    return False
+
+
+_KEYS = st.text("aAbs\u017fkK\u212a1\0", max_size=2)
+_TWINNED = st.recursive(
+    st.none() | st.integers(0, 3) | st.text("a\0", max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(_KEYS, _TWINNED, max_size=4))
+def test_every_twin_is_found_and_the_quick_look_agrees(arguments: dict[str, Any]) -> None:
+    assert (twins(arguments) is not None) == _slow_twins(arguments)
+    assert (of_arguments(arguments) is not None) == (_slow_has_nul(arguments) or _slow_twins(arguments))
+
+
+_ODD: list[Any] = [True, False, None, "true", "", 0, 1, 1.5, [], [True], {}, 2**70]
+
+
+@pytest.mark.parametrize("a", _ODD)
+@pytest.mark.parametrize("b", _ODD)
+def test_a_conjunction_is_true_exactly_where_each_part_is(a: Any, b: Any) -> None:
+    sources = ("args.a // a", "args.b", "args.?c.orValue(true) || false")
+    parts = [compile_expression(source, "bool") for source in sources]
+    together = conjunction(parts)
+    assert together is not None
+    asked = call(arguments={"a": a, "b": b})
+    each = [part.test(scope(part, asked)) is True for part in parts]
+    assert (together.test(scope(together, asked)) is True) == all(each)
+
+
+def test_a_conjunction_of_none_and_of_one() -> None:
+    one = compile_expression("args.a", "bool")
+    assert conjunction([]) is None
+    assert conjunction([one]) is one
 
 
 @pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**63 + 5])

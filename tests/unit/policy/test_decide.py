@@ -106,6 +106,37 @@ def test_a_failed_validation_tells_its_message() -> None:
     assert decision.demands == ()
 
 
+def test_a_schema_does_not_judge_one_of_two_keys_that_differ_by_case() -> None:
+    schema = {"properties": {"uri": {"pattern": "^s3://exports/"}}, "required": ["uri"]}
+    set_ = compiled(policy(allow("start_export", validations=[{"schema": schema}])))
+    good = {"uri": "s3://exports/x"}
+    assert ask(set_, call("start_export", good)).code == Code.ALLOWED
+    decision = ask(set_, call("start_export", {**good, "URI": "s3://evil/"}))
+    assert decision.code == Code.SCHEMA_FAILED
+    assert "`uri` and `URI`" in decision.reason
+    assert "send only one" in decision.reason
+
+
+def test_the_short_way_asks_every_rule_and_names_it() -> None:
+    one = {**EXPORT, "name": "one", "rateLimit": {"max": 5, "window": "1m", "per": "Principal"}}
+    two = allow("start_*", name="two", validations=[{"expression": "args.n < 5"}, {"expression": "args.n > 1"}])
+    set_ = compiled(policy(one, two), policy(allow(name="base"), cluster=True, name="base"))
+    good = {"uri": "s3://exports/x", "n": 2}
+    asked = call("start_export", good)
+    assert set_.plan(asked, TOOLS).straight is not None
+    decision = ask(set_, asked)
+    assert decision.code == Code.ALLOWED
+    assert [str(ref) for ref in decision.rules] == ["base:base", "agents/p:one", "agents/p:two"]
+    assert len(decision.demands) == 1
+    for change, code in (
+        ({"n": 5}, Code.VALIDATION_FAILED),
+        ({"n": 1}, Code.VALIDATION_FAILED),
+        ({"n": "2"}, Code.EXPRESSION_ERROR),
+        ({"uri": "s3://other/"}, Code.VALIDATION_FAILED),
+    ):
+        assert ask(set_, call("start_export", {**good, **change})).code == code
+
+
 def test_a_failed_schema_tells_path_and_expected_and_never_the_value() -> None:
     schema = {"properties": {"uri": {"pattern": "^s3://exports/"}}, "required": ["uri"]}
     set_ = compiled(policy(allow("start_export", validations=[{"schema": schema}])))
