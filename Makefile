@@ -46,6 +46,16 @@ test: lint ## Lint, type check and every test
 test-quick: $(BIN)/.ready ## The tests that need nothing but Python (under a minute)
 	@$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
+.PHONY: soak
+soak: $(BIN)/.ready ## The long ones: more examples of every law, and memory over 200,000 calls
+	@TOOLPOLICY_EXAMPLES=2000 $(BIN)/pytest -n 2 --dist loadgroup tests/unit/policy tests/property
+	@$(BIN)/python bench/proxy/growth.py
+
+.PHONY: bench
+bench: $(BIN)/.ready ## Measure the sidecar beside its baselines (quiet machine, 2 cores)
+	@$(BIN)/python bench/policy/bench.py
+	@$(BIN)/python bench/proxy/run.py
+
 .PHONY: lock
 lock: $(BIN)/.ready ## Pin and hash requirements/*.in anew
 	@$(PYTHON) requirements/lock.py
