@@ -97,6 +97,20 @@ class Window:
                 freed += self._costs[index]
         return _wait(self._times[index] + self.window, now)
 
+    def count(self, maximum: float, now: float) -> bool:
+        """Enter one cost of 1 at ``now`` if that is plain: among only such costs, in order of time, with room."""
+        times = self._times
+        if times and times[self._head] + self.window <= now:
+            self.forget(now)
+            times = self._times
+        entries = len(times) - self._head
+        if self._costs is not None or entries + 1 > maximum or entries >= MAX_ENTRIES:
+            return False
+        if entries and times[-1] > now:
+            return False
+        times.append(now)
+        return True
+
     def add(self, cost: int, now: float) -> float:
         """Enter a cost; returns the time under which it is kept, for :meth:`remove`."""
         if self._times:
@@ -178,10 +192,12 @@ def _wait(until: float, now: float) -> float:
 class _Table:
     """Buckets by key, forgotten when nothing in them counts, and never more than ``limit``."""
 
-    __slots__ = ("buckets", "due", "limit")
+    __slots__ = ("buckets", "due", "limit", "next")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.next = math.inf
+        """Before this no bucket can be empty, and there is nothing to sweep."""
         self.buckets: dict[tuple[str, ...], Window] = {}
         self.due: dict[float, deque[tuple[float, tuple[str, ...]]]] = {}
         """Per length of window, when to look whether a bucket is empty: one entry a bucket, in order of time."""
@@ -201,10 +217,14 @@ class _Table:
             if len(self.buckets) >= self.limit:
                 return max(min(queue[0][0] for queue in self.due.values() if queue) - now, 0.001)
         bucket = self.buckets[demand.bucket] = Window(demand.window)
-        self.due.setdefault(demand.window, deque()).append((now + demand.window, demand.bucket))
+        until = now + demand.window
+        self.due.setdefault(demand.window, deque()).append((until, demand.bucket))
+        self.next = min(self.next, until)
         return bucket
 
     def sweep(self, now: float, steps: int = _SWEEP) -> None:
+        if now < self.next:
+            return
         for window, queue in tuple(self.due.items()):
             if queue[0][0] > now:
                 continue
@@ -220,6 +240,17 @@ class _Table:
                     self.due.setdefault(bucket.window, deque()).append((now + bucket.window, key))
             if not queue:
                 del self.due[window]
+        self.next = min((queue[0][0] for queue in self.due.values()), default=math.inf)
+
+    def count(self, demand: Demand, now: float) -> Window | None:
+        """Count a demand where that is plain: a cost of 1, in a live bucket of such costs, with room; else None.
+
+        The same as ``find``, ``room_at`` and ``add`` one after the other, for the one case of nearly every call.
+        """
+        bucket = self.buckets.get(demand.bucket)
+        if bucket is None or demand.cost != 1.0 or bucket.window != demand.window:
+            return None
+        return bucket if bucket.count(demand.max, now) else None
 
 
 class Reservation:
@@ -277,10 +308,28 @@ class MemoryCounters:
     def reserve(self, demands: Sequence[Demand], now: float) -> Reservation | list[Shortage]:
         """Draw from all enforced buckets, or from none: then what was short. Audited ones are drawn each by itself."""
         taken: list[tuple[Window, int, float]] = []
+        enforced, audited = self._enforced, self._audited
+        if now >= enforced.next:
+            enforced.sweep(now)
+        if now >= audited.next:
+            audited.sweep(now)
+        for demand in demands:
+            bucket = None if demand.audit else enforced.count(demand, now)
+            if bucket is None:
+                break
+            taken.append((bucket, UNIT, now))
+        else:
+            return Reservation(taken, ())
+        for window, cost, when in taken:  # not all are plain: from the start
+            window.remove(cost, when)
+        taken.clear()
+        return self._reserve(demands, now, taken)
+
+    def _reserve(
+        self, demands: Sequence[Demand], now: float, taken: list[tuple[Window, int, float]]
+    ) -> Reservation | list[Shortage]:
         short: list[Shortage] = []
         audit_short: list[Shortage] = []
-        self._enforced.sweep(now)
-        self._audited.sweep(now)
         absent: list[Demand] = []
         for demand in demands:
             if not demand.audit:
