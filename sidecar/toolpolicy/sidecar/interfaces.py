@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from toolpolicy.policy.types import Decision, Demand, Principal, Shortage
+from toolpolicy.policy.types import Decision, Demand, Principal, Shortage, value
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -79,7 +79,7 @@ class StateStore(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AuditEntry:
     """One decision. ``arguments`` is given only where a policy asks for it, else only the digest is recorded."""
 

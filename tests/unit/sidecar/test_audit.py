@@ -10,6 +10,7 @@ import resource
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -689,3 +690,33 @@ def test_a_key_that_cannot_be_read_or_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(KeyFault, match=r"can't be (read|made)"):
         read_key(tmp_path / "file" / "key")
+
+
+def test_what_is_remembered_of_a_tool_is_never_written_for_another_decision(tmp_path: Path) -> None:
+    """The record of a decision is prepared by tool: whatever differs must show all the same."""
+    rules = (RULE,)
+    first = Decision(Action.ALLOW, Code.ALLOWED, rules=rules, category=Category.READ, risk=Risk.LOW)
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"decision": first}, {"action": "Allow", "code": "Allowed", "rules": ["agents/imaging:read-freely"]}),
+        ({"decision": Decision(Action.DENY, Code.ALLOWED, rules=rules)}, {"action": "Deny"}),
+        ({"decision": Decision(Action.ALLOW, "Other", rules=rules)}, {"code": "Other"}),
+        (
+            {"decision": Decision(Action.ALLOW, Code.ALLOWED, rules=(replace(RULE, rule="b"),))},
+            {"rules": ["agents/imaging:b"]},
+        ),
+        ({"decision": replace(first, category=Category.WRITE)}, {"category": "Write"}),
+        ({"decision": replace(first, risk=Risk.HIGH)}, {"risk": "High"}),
+        ({"decision": replace(first, reason="why")}, {"reason": "why"}),
+        ({"decision": first, "method": "tools/other"}, {"method": "tools/other"}),
+        ({"decision": first, "tool": "find"}, {"tool": "find"}),
+        ({"decision": first, "tool": "x" * 300}, {"tool": "x" * 256}),
+    ]
+    path = tmp_path / "audit.jsonl"
+    with log_at(path) as log:
+        for change, _ in changes:
+            assert log.record(entry(decision=first))
+            assert log.record(entry(**change))
+    lines = read(path)[1:]
+    for index, (_, wanted) in enumerate(changes):
+        assert lines[2 * index]["reason" if "reason" in lines[2 * index] else "code"] == "Allowed"
+        assert lines[2 * index + 1].items() >= wanted.items()

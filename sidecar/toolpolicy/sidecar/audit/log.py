@@ -39,6 +39,8 @@ MAX_ARGUMENTS = 64 * 1024
 """Bytes of full arguments; larger ones are left as their digest, and the record says so."""
 _REMEMBERED = 4096
 _OPENING = b'{"time":"'
+_DIGEST = ',"argumentsDigest":"'
+_QUOTE = '"'
 
 _encode = JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -59,7 +61,7 @@ class ChainedAuditLog:
         self._clock = clock
         self._chain = secrets.token_hex(8)
         self._seq = 0
-        self._mac = chain.GENESIS
+        self._mac: str = chain.GENESIS
         self._lost = 0
         self._lost_since = ""
         self._second = -1
@@ -68,6 +70,8 @@ class ChainedAuditLog:
         self._rules: dict[int, tuple[RuleRef, str]] = {}
         self._clients: dict[int, tuple[Mapping[str, str], str]] = {}
         self._sessions: dict[str, str] = {}
+        self._decisions: dict[str, tuple[tuple[RuleRef, ...], tuple[object, ...], str, str]] = {}
+        """By tool: what its last decision was, and how that is written."""
         self._revision = ("", ',"revision":"","forwarded":')
         self._begin()
 
@@ -94,15 +98,16 @@ class ChainedAuditLog:
         return self._append(self._decision(entry))
 
     def _append(self, members: str) -> bool:
-        body = f'{{"time":"{self._time()}","chain":"{self._chain}","seq":{self._seq + 1},{members},"prev":"{self._mac}"'
+        seq = self._seq + 1
+        body = f'{{"time":"{self._time()}","chain":"{self._chain}","seq":{seq},{members},"prev":"{self._mac}"'
         line, mac = chain.seal(self._key, body)
         written = self._sink.write(line)
-        if written is not Written.NO:
-            self._seq += 1
-            self._mac = mac
         if written is Written.YES:
+            self._seq, self._mac = seq, mac
             self.records += 1
             return True
+        if written is Written.LATER:
+            self._seq, self._mac = seq, mac
         self._note_failure(lost=written is Written.NO)
         return False
 
@@ -127,6 +132,38 @@ class ChainedAuditLog:
         return False
 
     def _decision(self, entry: AuditEntry) -> str:
+        digest, request_id, arguments, extra = entry.arguments_digest, entry.request_id, "", ""
+        if entry.revision is not self._revision[0]:
+            self._revision = (entry.revision, f',"revision":{quote(entry.revision)},"forwarded":')
+        if entry.arguments is not None:
+            arguments = _arguments(entry)
+        if entry.extra:
+            extra = f',"extra":{_encode(dict(entry.extra))}'
+        return (
+            f"{self._what(entry)}{self._who(entry)}"
+            f"{'' if digest is None else _DIGEST + digest + _QUOTE}{arguments}"
+            f"{'' if request_id is None else _request_id(request_id)}"
+            f"{self._revision[1]}{'true' if entry.forwarded else 'false'}{extra}"
+        )
+
+    def _what(self, entry: AuditEntry) -> str:
+        """What was decided on what: mostly the same as for the last call of this tool."""
+        d, tool = entry.decision, entry.tool
+        if d.reason or d.would_deny or tool is None or len(tool) > MAX_NAME:
+            return self._decided(entry)
+        known = self._decisions.get(tool)
+        if (
+            known is not None
+            and known[0] is d.rules
+            and known[1] == (d.action, d.code, d.category, d.risk)
+            and known[2] == entry.method
+        ):
+            return known[3]
+        text = self._decided(entry)
+        _remember(self._decisions, tool, (d.rules, (d.action, d.code, d.category, d.risk), entry.method, text))
+        return text
+
+    def _decided(self, entry: AuditEntry) -> str:
         d = entry.decision
         parts = [f'"kind":"decision","action":"{d.action}","code":"{d.code}"']
         if d.reason:
@@ -142,24 +179,15 @@ class ChainedAuditLog:
             parts.append(f',"category":"{d.category}"')
         if d.risk is not None:
             parts.append(f',"risk":"{d.risk}"')
-        parts.append(self._principal(entry.principal))
-        if entry.session is not None:
-            parts.append(self._session(entry.session))
-        if entry.client:
-            parts.append(self._client(entry.client))
-        if entry.arguments_digest is not None:
-            parts.append(f',"argumentsDigest":"{entry.arguments_digest}"')
-        if entry.arguments is not None:
-            parts.append(_arguments(entry))
-        if entry.request_id is not None:
-            parts.append(_request_id(entry.request_id))
-        if entry.revision is not self._revision[0]:
-            self._revision = (entry.revision, f',"revision":{quote(entry.revision)},"forwarded":')
-        parts.append(self._revision[1])
-        parts.append("true" if entry.forwarded else "false")
-        if entry.extra:
-            parts.append(f',"extra":{_encode(dict(entry.extra))}')
         return "".join(parts)
+
+    def _who(self, entry: AuditEntry) -> str:
+        """Who asked, in which session, with which client."""
+        session = entry.session
+        text = self._principal(entry.principal)
+        if session is not None:
+            text += self._sessions.get(session) or self._session(session)
+        return text + self._client(entry.client) if entry.client else text
 
     def _principal(self, principal: Principal) -> str:
         known = self._principals.get(id(principal))
