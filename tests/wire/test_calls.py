@@ -347,3 +347,34 @@ async def test_a_server_that_does_not_list_in_time_leaves_the_tool_unknown() -> 
         async with running.client() as client:
             assert (await client.call("get_thing")).denied
         await server.until(lambda: len(server.seen) == 1)
+
+
+# -- faults of our own
+
+
+class Broken:
+    """An identifier with a bug, at once or later."""
+
+    def __init__(self, *, late: bool) -> None:
+        self._late = late
+
+    def identify(self, peer: Any, headers: Any) -> Any:
+        if not self._late:
+            raise RuntimeError("a bug")
+
+        async def later() -> Any:
+            raise RuntimeError("a bug")
+
+        return later()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_fault_of_our_own_is_500_forwards_nothing_and_ends_no_other_call(late: bool) -> None:
+    async with upstream() as server, sidecar(server.url, identifier=Broken(late=late)) as running:
+        for _ in range(2):
+            async with running.client() as client:
+                reply = await client.call("get_thing")
+                assert reply.status == 500
+                assert "nothing was executed" in reply.text
+                assert await client.closed()
+        assert server.seen == []

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from toolpolicy.mcp import answers
 from toolpolicy.mcp.catalogue import ToolCatalogue
@@ -90,7 +90,7 @@ class Sidecar:
             telemetry=telemetry,
         )
         parts = Parts(settings, judge, identifier, audit, metrics, self._sight, sessions, self._legacy, host)
-        self._gate = Gate(parts, lambda: rules.current, lambda: self._routes)
+        self._gate = Gate(parts, self._routes)
         self._manner = Manner(self._target.origins, settings.max_list, self)
         self._client_ca: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,7 +185,23 @@ class Sidecar:
             return self._busy("overload", f"{self._calls} requests are in work already")
         if request.method == "GET" and len(self._streams) >= self.settings.max_streams:
             return self._busy("streams", f"{len(self._streams)} event streams are open already")
-        return self._gate.take(request)
+        try:
+            verdict = self._gate.take(request)
+        except Exception:  # noqa: BLE001 -- the edge: a fault of ours forwards nothing and leaves nobody waiting
+            return self._faulty()
+        if type(verdict) is Dispatch or isinstance(verdict, Answer):
+            return verdict
+        return self._guarded(cast("Awaitable[Verdict]", verdict))
+
+    async def _guarded(self, verdict: Awaitable[Verdict]) -> Verdict:
+        try:
+            return await verdict
+        except Exception:  # noqa: BLE001 -- as above
+            return self._faulty()
+
+    def _faulty(self) -> Answer:
+        log.exception("a request was refused for a fault of the sidecar's own")
+        return self.refuse("fault", 500, "a fault of the sidecar's own; nothing was executed", close=True)
 
     def send(self, client: Client, dispatch: Dispatch) -> Exchange:
         exchange = Exchange(client, dispatch.order, self._manner, head_only=dispatch.head_only)
@@ -242,6 +258,7 @@ class Sidecar:
     def _rules_changed(self) -> None:
         self._routes = self._make_routes()
         self._legacy.announce_again(self._routes)
+        self._gate.routes = self._routes
         before, self._policies = self._policies, self._sight.policies()
         if self._policies is not None and self._streams and not self.draining:
             self._spawn(self._tell_streams(before, self._policies))

@@ -14,6 +14,7 @@ from toolpolicy.policy.compile import PolicySet
 from toolpolicy.policy.types import Call, Decision
 from toolpolicy.sidecar.interfaces import Identity
 from toolpolicy.sidecar.lens import Caller
+from toolpolicy.sidecar.sessions import Owner
 
 if TYPE_CHECKING:
     from toolpolicy.sidecar.requests import Request
@@ -34,8 +35,8 @@ class Case:
     """
 
     __slots__ = (
-        "client", "identity", "policies", "request", "revision", "route", "rules_revision", "session", "session_id",
-        "started",
+        "client", "identity", "owner", "policies", "request", "revision", "route", "rules_revision", "session",
+        "session_id", "started",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 -- made in one place, for each call
@@ -56,6 +57,7 @@ class Case:
         self.session_id: str | None = None
         self.session: str | None = None
         self.revision: str | None = None
+        self.owner: Owner | None = None
         self.client = NO_CLIENT
 
     def caller(self) -> Caller:

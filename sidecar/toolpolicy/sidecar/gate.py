@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, cast
@@ -37,6 +37,10 @@ from toolpolicy.sidecar.wiring import Answer
 
 META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+_NOT_FOUND: Final = RouteKind.NOT_FOUND
+_LEGACY: Final = RouteKind.LEGACY_MESSAGE
+_DISCOVERY: Final = RouteKind.DISCOVERY
+_PASS_THROUGH: Final = RouteKind.PASS_THROUGH
 _IDENTITY = (Identity, IdentityRefused)
 _NOT_HERE = "there is nothing at this path; MCP is served at its exact path only"
 _NO_RULES = "No valid set of policies is loaded yet, so every call is denied. Try again shortly."
@@ -68,25 +72,27 @@ class Parts:
 
 
 class Gate:
-    """``current`` and ``routes`` are read once per request; both are swapped when the rules change."""
+    """``rules.current`` and ``routes`` are read once per request; both are swapped when the rules change."""
 
-    def __init__(self, parts: Parts, current: Callable[[], RuleSet | None], routes: Callable[[], Routes]) -> None:
+    def __init__(self, parts: Parts, routes: Routes) -> None:
+        self.routes = routes
         self._parts = parts
-        self._settings = parts.settings
+        self._max_depth = parts.settings.max_depth
         self._identifier = parts.identifier
         self._judge = parts.judge
-        self._current = current
-        self._routes = routes
+        self._rules = parts.sight.rules
+        self._sessions = parts.sessions
 
     def take(self, request: Request) -> Verdict | Awaitable[Verdict]:
         """The verdict on one request: an answer of ours, or what to send upstream."""
         started = time.perf_counter()
-        route = self._routes().route(request.method, request.target)
-        if route.kind is RouteKind.NOT_FOUND:
+        head = request.head
+        route = self.routes.route(head.method, head.target)
+        if route.kind is _NOT_FOUND:
             return self.refuse("path", 404, _NOT_HERE)
-        if request.body is not None and request.method in _BODILESS:
-            return self.refuse("body", 400, f"{request.method} takes no body", close=True)
-        found = self._identifier.identify(request.peer, request.head.telling)
+        if request.body is not None and head.method in _BODILESS:
+            return self.refuse("body", 400, f"{head.method} takes no body", close=True)
+        found = self._identifier.identify(request.peer, head.telling)
         if type(found) is Identity:
             return self._identified(request, route, started, found)
         return then(found, lambda who: self._identified(request, route, started, who), _IDENTITY)
@@ -101,27 +107,29 @@ class Gate:
     def _identified(
         self, request: Request, route: Route, started: float, who: Identity | IdentityRefused
     ) -> Verdict | Awaitable[Verdict]:
-        if isinstance(who, IdentityRefused):
+        if type(who) is not Identity:
+            assert isinstance(who, IdentityRefused)
             challenge = ((b"WWW-Authenticate", who.www_authenticate.encode("latin-1", "replace")),)
             return self.refuse("credential", who.status, who.reason, headers=challenge if who.status == 401 else ())
-        rules = self._current()
+        rules = cast("RuleSet | None", self._rules.current)
         if rules is None:
             return self._before_rules(request, route)
         case = Case(request, route, rules.policies, rules.revision, who, started)
-        if route.kind is RouteKind.DISCOVERY or route.kind is RouteKind.PASS_THROUGH:
+        if route.kind is _DISCOVERY or route.kind is _PASS_THROUGH:
             return self._pass_through(case)
-        if request.method == "POST":
+        method = request.head.method
+        if method == "POST":
             return self._post(case)
-        if request.method in _BODILESS:
+        if method in _BODILESS:
             return self._bodiless(case)
         allow = ((b"Allow", b"GET, POST, DELETE, OPTIONS, HEAD"),)
-        return self.refuse("method", 405, f"{request.method} is no method of MCP", headers=allow, close=True)
+        return self.refuse("method", 405, f"{method} is no method of MCP", headers=allow, close=True)
 
     def _before_rules(self, request: Request, route: Route) -> Answer:
         message: Message | tuple[Message, ...] | None = None
         if request.method == "POST" and request.body and route.kind is not RouteKind.PASS_THROUGH:
             try:
-                message = parse(request.body, max_depth=self._settings.max_depth)
+                message = parse(request.body, max_depth=self._max_depth)
             except EnvelopeError as error:
                 return Answer(error.status, answers.parse_error(error))
         self._parts.metrics.refused("no-rules")
@@ -139,11 +147,14 @@ class Gate:
         if fault is not None:
             return self._faulty(case, fault, None)
         try:
-            message = parse(request.body or b"", max_depth=self._settings.max_depth)
+            message = parse(request.body or b"", max_depth=self._max_depth)
         except EnvelopeError as error:
             self._invalid(case, error.message)
             return Answer(error.status, answers.parse_error(error))
-        self._note_session(case)
+        if case.route.kind is _LEGACY:
+            case.session_id = bounded_session(case.route.target.encode())
+        else:
+            case.session_id = head.session
         if type(message) is Message:
             single: Message = message
             case.revision = head.version or single.protocol_version
@@ -165,24 +176,18 @@ class Gate:
             return self._concluded(case, messages, judgement)
         return then(judgement, lambda found: self._concluded(case, messages, found), Judgement)
 
-    def _note_session(self, case: Case) -> None:
-        if case.route.kind is RouteKind.LEGACY_MESSAGE:
-            case.session_id = bounded_session(case.route.target.encode())
-        else:
-            case.session_id = case.request.head.session
-
     def _batch_fault(self, case: Case, messages: Sequence[Message]) -> HeaderFault | None:
         if not batch_allowed(case.revision) or any(m.protocol_version not in (None, case.revision) for m in messages):
             return HeaderFault(400, INVALID_REQUEST, "this revision has no batches: send the messages one by one")
-        if len(messages) > self._settings.max_batch:
+        if len(messages) > self._parts.settings.max_batch:
             return HeaderFault(
-                400, INVALID_REQUEST, f"a batch may hold {self._settings.max_batch} messages: send fewer"
+                400, INVALID_REQUEST, f"a batch may hold {self._parts.settings.max_batch} messages: send fewer"
             )
         return None
 
     def _bind(self, case: Case, messages: Sequence[Message]) -> None:
         """Which session counts, and what the client calls itself."""
-        session = case.session_id if has_sessions(case.revision) else None
+        session = case.session_id if case.session_id is None or has_sessions(case.revision) else None
         source = case.policies.session_source
         if source is not None:
             stated: str | None = None
@@ -199,7 +204,7 @@ class Gate:
         if info:
             case.client = client_label(info)
         elif case.session_id is not None:
-            owner = self._parts.sessions.owner(case.session_id, time.monotonic())
+            owner = case.owner = self._sessions.owner(case.session_id, time.monotonic())
             if owner is not None:
                 case.client = owner.client
 
@@ -242,7 +247,7 @@ class Gate:
 
     def _tell(self, case: Case, body: bytes) -> Answer:
         """The answer to a denied request, where its client looks for it."""
-        if case.route.kind is RouteKind.LEGACY_MESSAGE:
+        if case.route.kind is _LEGACY:
             if self._parts.legacy.deliver(case.route.target, answers.as_sse(body)):
                 return Answer(202, b"Accepted", b"text/plain")
             return Answer(404, answers.http_error(INVALID_REQUEST, "the event stream of this message path is gone"))
@@ -268,7 +273,7 @@ class Gate:
         if case.session_id is None:
             if method == "initialize":
                 order.taken = lambda session: self._opened(case, session)
-        elif parts.sessions.owner(case.session_id, time.monotonic()) is None:
+        elif case.owner is None:
             order.taken = lambda _: self._opened(case, case.session_id)
         patient = method == "subscriptions/listen"
         if patient:
@@ -292,9 +297,8 @@ class Gate:
         fault = verify((), request.headers)
         if fault is not None:
             return self._faulty(case, fault, None)
-        self._note_session(case)
         now = time.monotonic()
-        session = case.session_id
+        session = case.session_id = request.head.session
         if session is not None and self._parts.sessions.foreign(session, case.identity.principal, now):
             return self.refuse("foreign-session", 404, _FOREIGN_SESSION)
         case.session = session

@@ -99,6 +99,8 @@ class Judge:
 
     def judge(self, case: Case, messages: Sequence[Message]) -> Verdict | Awaitable[Verdict]:
         """Decide on the judged ones among ``messages``."""
+        if len(messages) == 1:
+            return self._judge_one(case, messages[0])
         now = datetime.now(UTC)
         items: list[Item] = []
         wanting: Message | None = None
@@ -114,6 +116,19 @@ class Judge:
         if wanting is None:
             return self._approve(case, items)
         return self._list_first(case, items, wanting)
+
+    def _judge_one(self, case: Case, message: Message) -> Verdict | Awaitable[Verdict]:
+        """The same for a single message, which nearly every request is."""
+        if not message.judged:
+            return PASSES
+        call = self._call(case, message, datetime.now(UTC))
+        decision = evaluate(case.policies, call, self._catalogue)
+        item = Item(message, call, decision)
+        if decision.needs_catalogue:
+            return self._list_first(case, [item], message)
+        if decision.action is not Action.ALLOW:
+            return self._approve(case, [item])
+        return self._reserve(case, [item])
 
     def _call(self, case: Case, message: Message, now: datetime) -> Call:
         identity = case.identity
