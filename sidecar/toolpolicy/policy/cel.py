@@ -326,7 +326,7 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
 
 Getter = Callable[[Call], Any]
 _GETTERS: Mapping[str, Getter] = {
-    "args": lambda call: _plain(call.arguments),
+    "args": lambda call: call.arguments,
     "tool.name": lambda call: call.tool or "",
     "principal.id": lambda call: call.principal.id,
     "principal.kind": lambda call: call.principal.kind,
@@ -360,17 +360,21 @@ class Scope:
 
     def __init__(self, wanted: Iterable[Reader], call: Call, category: str, risk: str) -> None:
         values: dict[str, Any] = {}
-        tainted: dict[str, Hazard] = {}
+        tainted: dict[str, Hazard] | None = None
         for name, getter in wanted:
-            if getter is None:
+            if name == "args":  # nearly every expression's, and mostly the only ones
+                arguments: Any = call.arguments
+                if arguments.__class__ is not dict:
+                    arguments = dict(arguments)
+                values[name] = arguments
+                hazard = None if hazards.harmless(arguments) else hazards.of_arguments(arguments)
+            elif getter is None:
                 values[name] = category if name == "tool.category" else risk
                 continue
-            values[name] = value = getter(call)
-            if name == "args":
-                hazard = hazards.of_arguments(value)
-                if hazard is not None:
-                    tainted[name] = hazard
-            elif hazards.has_nul(value):
-                tainted[name] = hazards.NUL
+            else:
+                values[name] = value = getter(call)
+                hazard = hazards.NUL if hazards.has_nul(value) else None
+            if hazard is not None:
+                tainted = {**(tainted or {}), name: hazard}
         self.activation = _ENV.Activation(values)
-        self.tainted: Mapping[str, Hazard] | None = tainted or None
+        self.tainted: Mapping[str, Hazard] | None = tainted

@@ -92,9 +92,7 @@ Hazard = tuple[str, str]
 
 
 def of_arguments(arguments: Mapping[str, Any]) -> Hazard | None:
-    """Why no expression or schema may judge these arguments; None where they can be judged."""
-    if type(arguments) is dict and harmless(cast(dict[str, Any], arguments)):
-        return None
+    """Why no expression may judge these arguments; None where it may."""
     if has_nul(arguments):
         return NUL
     pair = twins(arguments)

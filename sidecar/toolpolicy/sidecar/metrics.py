@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,8 +77,8 @@ class Metrics:
     def __init__(self, max_tools: int = 200) -> None:
         self._max_tools = max_tools
         self._tools: set[str] = set()
-        self._decisions: dict[tuple[str, str, str], int] = {}
-        self._tool_decisions: dict[tuple[str, str], int] = {}
+        self._decisions: dict[tuple[str, str | None, str, str], int] = {}
+        """By method, tool, action and code: one sum a call, taken apart when somebody asks."""
         self._would_deny: dict[tuple[str, str, str], int] = {}
         self._refused: dict[str, int] = {}
         self._upstream_errors: dict[str, int] = {}
@@ -95,12 +96,13 @@ class Metrics:
 
     def decided(self, method: str, tool: str | None, decision: Decision) -> None:
         """Count one decision."""
-        action = decision.action.value
-        key = (method if method in METHODS else OTHER, action, decision.code)
+        key = (
+            method if method in METHODS else OTHER,
+            None if tool is None else tool if tool in self._tools else OTHER,
+            decision.action._value_,
+            decision.code,
+        )
         self._decisions[key] = self._decisions.get(key, 0) + 1
-        if tool is not None:
-            name = (tool if tool in self._tools else OTHER, action)
-            self._tool_decisions[name] = self._tool_decisions.get(name, 0) + 1
         for would in decision.would_deny:
             rule = would.rule
             policy = f"{rule.namespace}/{rule.policy}" if rule.namespace else rule.policy
@@ -160,8 +162,14 @@ class Metrics:
                 family.add_metric([key] if isinstance(key, str) else [str(k) for k in key], value)
             return family
 
-        yield counter("decisions", "Decisions on calls.", ["method", "action", "code"], self._decisions)
-        yield counter("tool_decisions", "Decisions on tool calls, by tool.", ["tool", "action"], self._tool_decisions)
+        decisions: Counter[tuple[str, str, str]] = Counter()
+        by_tool: Counter[tuple[str, str]] = Counter()
+        for (method, tool, action, code), count in list(self._decisions.items()):
+            decisions[method, action, code] += count
+            if tool is not None:
+                by_tool[tool, action] += count
+        yield counter("decisions", "Decisions on calls.", ["method", "action", "code"], decisions)
+        yield counter("tool_decisions", "Decisions on tool calls, by tool.", ["tool", "action"], by_tool)
         yield counter(
             "would_deny",
             "What policies and rules in Audit would have refused.",
