@@ -701,7 +701,7 @@ def test_what_is_remembered_of_a_tool_is_never_written_for_another_decision(tmp_
         ({"decision": Decision(Action.DENY, Code.ALLOWED, rules=rules)}, {"action": "Deny"}),
         ({"decision": Decision(Action.ALLOW, "Other", rules=rules)}, {"code": "Other"}),
         (
-            {"decision": Decision(Action.ALLOW, Code.ALLOWED, rules=(replace(RULE, rule="b"),))},
+            {"decision": replace(first, rules=(replace(RULE, rule="b"),))},
             {"rules": ["agents/imaging:b"]},
         ),
         ({"decision": replace(first, category=Category.WRITE)}, {"category": "Write"}),
