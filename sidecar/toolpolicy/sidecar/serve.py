@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -32,6 +33,8 @@ from toolpolicy.sidecar.target import parse_target
 log = logging.getLogger(__name__)
 
 Rules = FileRules | DirectoryRules
+_OTHER_FILES = 256
+"""Files besides connections: rules, audit, pipes, the interpreter's own."""
 
 
 class StartFault(Exception):
@@ -135,6 +138,7 @@ async def serve(
     denied until a good set comes (a pod).
     """
     _log_to_stderr(settings)
+    enough_files(settings)
     stop = asyncio.Event()
     if not command:
         try:
@@ -200,6 +204,19 @@ async def serve(
         health.draining = True
         log.info("draining")
     return code
+
+
+def enough_files(settings: Settings) -> None:
+    """Raise the soft limit of open files, often 1,024, as far as the connections that the settings allow may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + settings.upstream_connections + _OTHER_FILES
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+            soft = possible
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        log.warning("%d files may be open at a time, fewer than the %d that the settings allow for", soft, wanted)
 
 
 async def _bridge(stack: AsyncExitStack, command: Sequence[str], shared: bool) -> str:
