@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from toolpolicy.mcp.envelope import Message
 from toolpolicy.mcp.paths import Route
-from toolpolicy.policy.compile import PolicySet
 from toolpolicy.policy.types import Call, Decision
 from toolpolicy.sidecar.interfaces import Identity
-from toolpolicy.sidecar.lens import Caller
+from toolpolicy.sidecar.lens import Caller, Lens, Sight
+from toolpolicy.sidecar.rules import RuleSet
 from toolpolicy.sidecar.sessions import Owner
 
 if TYPE_CHECKING:
@@ -36,22 +36,23 @@ class Case:
 
     __slots__ = (
         "client", "identity", "owner", "policies", "request", "revision", "route", "rules_revision", "session",
-        "session_id", "started",
+        "session_id", "sight", "started",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 -- made in one place, for each call
         self,
         request: Request,
         route: Route,
-        policies: PolicySet,
-        rules_revision: str,
+        rules: RuleSet,
         identity: Identity,
         started: float,
+        sight: Sight,
     ) -> None:
         self.request = request
         self.route = route
-        self.policies = policies
-        self.rules_revision = rules_revision
+        self.policies = rules.policies
+        self.rules_revision = rules.revision
+        self.sight = sight
         self.identity = identity
         self.started = started
         self.session_id: str | None = None
@@ -59,6 +60,10 @@ class Case:
         self.revision: str | None = None
         self.owner: Owner | None = None
         self.client = NO_CLIENT
+
+    def lens(self) -> Lens:
+        """How the answer is looked at."""
+        return Lens(self.sight, self.caller())
 
     def caller(self) -> Caller:
         """For whom the answer is."""

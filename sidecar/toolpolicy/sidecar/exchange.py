@@ -23,6 +23,9 @@ from toolpolicy.sidecar.streams import EventRelay
 from toolpolicy.sidecar.upstream import Connection, Died, RawHeader
 from toolpolicy.sidecar.wiring import ANSWER, LAST_CHUNK, Answer, Kind, answer_bytes, chunk, relative, status_line
 
+MAX_UNREAD = 256 * 1024
+"""Bytes of our own events that may wait on a stream whose client does not read: what it posts must not fill memory."""
+
 
 class Mode(Enum):
     RAW = 1
@@ -118,6 +121,7 @@ class Exchange:
         "_relay",
         "_size",
         "_status",
+        "_unread",
         "head_only",
         "order",
         "over",
@@ -141,6 +145,7 @@ class Exchange:
         self._body: list[bytes] = []
         self._size = 0
         self._status = 0
+        self._unread = 0
         self._reason = b""
         self._headers: list[RawHeader] = []
 
@@ -157,6 +162,7 @@ class Exchange:
 
     def writable(self) -> None:
         """The client reads again."""
+        self._unread = 0
         if self._connection is not None:
             self._connection.resume()
 
@@ -164,6 +170,11 @@ class Exchange:
         """Send an event of ours on this stream, between two of the server's. False: it is no open stream."""
         if self.over or not self.streaming:
             return False
+        if self._client.writing_paused:
+            self._unread += len(event)
+            if self._unread > MAX_UNREAD:
+                self.break_off()
+                return False
         self._send(chunk(event) if self._chunked else event)
         return True
 
@@ -198,13 +209,13 @@ class Exchange:
         client = self._client
         events = encoded = changes = False
         session: str | None = None
-        kind = ANSWER.kind
+        seen, kind = ANSWER.seen, ANSWER.kind
         for name, value in headers:
-            k = kind(name)
+            k = seen.get(name) or kind(name)
             if k is Kind.PLAIN or k is Kind.LENGTH:
                 continue
             if k is Kind.CONTENT_TYPE:
-                events = value[:17].lower() == b"text/event-stream"
+                events = events or value[:17].lower() == b"text/event-stream"
             elif k is Kind.SESSION:
                 session = value.decode("latin-1")
             elif k is Kind.CONTENT_ENCODING:

@@ -8,10 +8,11 @@ From cheap to dear: the path, the headers, the caller, the body, the session, th
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from time import monotonic, perf_counter
 from typing import Any, Final, Protocol, cast
 
 from toolpolicy.mcp import answers, methods
@@ -27,7 +28,7 @@ from toolpolicy.sidecar.head import forwarded_head, with_body
 from toolpolicy.sidecar.interfaces import AuditEntry, AuditLog, Identifier, Identity, IdentityRefused
 from toolpolicy.sidecar.judge import Judge
 from toolpolicy.sidecar.judge import Verdict as Judgement
-from toolpolicy.sidecar.lens import Caller, Lens, Sight
+from toolpolicy.sidecar.lens import Caller, Sight
 from toolpolicy.sidecar.metrics import Metrics
 from toolpolicy.sidecar.requests import Dispatch, Request, Verdict
 from toolpolicy.sidecar.rules import RuleSet
@@ -78,14 +79,16 @@ class Gate:
         self.routes = routes
         self._parts = parts
         self._max_depth = parts.settings.max_depth
+        self._max_values = parts.settings.max_values
         self._identifier = parts.identifier
         self._judge = parts.judge
         self._rules = parts.sight.rules
         self._sessions = parts.sessions
+        self._sight = parts.sight
 
     def take(self, request: Request) -> Verdict | Awaitable[Verdict]:
         """The verdict on one request: an answer of ours, or what to send upstream."""
-        started = time.perf_counter()
+        started = perf_counter()
         head = request.head
         route = self.routes.route(head.method, head.target)
         if route.kind is _NOT_FOUND:
@@ -95,7 +98,7 @@ class Gate:
         found = self._identifier.identify(request.peer, head.telling)
         if type(found) is Identity:
             return self._identified(request, route, started, found)
-        return then(found, lambda who: self._identified(request, route, started, who), _IDENTITY)
+        return then(found, partial(self._identified, request, route, started), _IDENTITY)
 
     def refuse(
         self, word: str, status: int, text: str, *, close: bool = False, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -114,7 +117,7 @@ class Gate:
         rules = cast("RuleSet | None", self._rules.current)
         if rules is None:
             return self._before_rules(request, route)
-        case = Case(request, route, rules.policies, rules.revision, who, started)
+        case = Case(request, route, rules, who, started, self._sight)
         if route.kind is _DISCOVERY or route.kind is _PASS_THROUGH:
             return self._pass_through(case)
         method = request.head.method
@@ -129,7 +132,7 @@ class Gate:
         message: Message | tuple[Message, ...] | None = None
         if request.method == "POST" and request.body and route.kind is not RouteKind.PASS_THROUGH:
             try:
-                message = parse(request.body, max_depth=self._max_depth)
+                message = parse(request.body, max_depth=self._max_depth, max_values=self._max_values)
             except EnvelopeError as error:
                 return Answer(error.status, answers.parse_error(error))
         self._parts.metrics.refused("no-rules")
@@ -147,7 +150,7 @@ class Gate:
         if fault is not None:
             return self._faulty(case, fault, None)
         try:
-            message = parse(request.body or b"", max_depth=self._max_depth)
+            message = parse(request.body or b"", max_depth=self._max_depth, max_values=self._max_values)
         except EnvelopeError as error:
             self._invalid(case, error.message)
             return Answer(error.status, answers.parse_error(error))
@@ -159,7 +162,7 @@ class Gate:
             single: Message = message
             case.revision = head.version or single.protocol_version
             tool = single.tool
-            declared = self._parts.sight.catalogue.declared(tool) if tool is not None else None
+            declared = self._sight.catalogue.declared(tool) if tool is not None else None
             fault = verify(single, head.telling, case.revision, declared)
             messages: tuple[Message, ...] = (single,)
         else:
@@ -174,7 +177,7 @@ class Gate:
         judgement = self._judge.judge(case, messages)
         if type(judgement) is Judgement:
             return self._concluded(case, messages, judgement)
-        return then(judgement, lambda found: self._concluded(case, messages, found), Judgement)
+        return then(judgement, partial(self._concluded, case, messages), Judgement)
 
     def _batch_fault(self, case: Case, messages: Sequence[Message]) -> HeaderFault | None:
         if not batch_allowed(case.revision) or any(m.protocol_version not in (None, case.revision) for m in messages):
@@ -204,19 +207,18 @@ class Gate:
         if info:
             case.client = client_label(info)
         elif case.session_id is not None:
-            owner = case.owner = self._sessions.owner(case.session_id, time.monotonic())
+            owner = case.owner = self._sessions.owner(case.session_id, monotonic())
             if owner is not None:
                 case.client = owner.client
 
     def _foreign(self, case: Case, messages: Sequence[Message]) -> Verdict | None:
         principal = case.identity.principal
-        now = time.monotonic()
+        now = monotonic()
         reason: str | None = None
         if case.session_id is not None and self._parts.sessions.foreign(case.session_id, principal, now):
             reason = _FOREIGN_SESSION
         for message in messages:
-            task = message.task_id
-            if task is not None and self._parts.sight.tasks.foreign(task, principal, now):
+            if any(self._parts.sight.tasks.foreign(task, principal, now) for task in message.task_ids):
                 reason = reason or _FOREIGN_TASK
         if reason is None:
             return None
@@ -264,7 +266,7 @@ class Gate:
         message = messages[0]
         parts = self._parts
         head = request.head.forwarded if parts.host is None else self._forwarded(case, encodings=False)
-        order = Order(lambda: Lens(parts.sight, case.caller()), judgement.grant, message.id)
+        order = Order(case.lens, judgement.grant, message.id)
         method = message.method
         if method != methods.CALL or len(messages) > 1:
             order.whole = any(m.method == methods.LISTING for m in messages)
@@ -272,9 +274,9 @@ class Gate:
             order.whole = True
         if case.session_id is None:
             if method == "initialize":
-                order.taken = lambda session: self._opened(case, session)
+                order.taken = partial(self._opened, case)
         elif case.owner is None:
-            order.taken = lambda _: self._opened(case, case.session_id)
+            order.taken = partial(self._shown, case)
         patient = method == "subscriptions/listen"
         if patient:
             order.news = _news_for(message)
@@ -288,7 +290,10 @@ class Gate:
     def _opened(self, case: Case, session: str | None) -> None:
         if session is not None:
             key = bounded_session(session.encode("latin-1"))
-            self._parts.sessions.bind(key, case.identity.principal, time.monotonic(), case.client)
+            self._parts.sessions.bind(key, case.identity.principal, monotonic(), case.client)
+
+    def _shown(self, case: Case, _: str | None) -> None:
+        self._opened(case, case.session_id)
 
     # -- everything else
 
@@ -297,7 +302,7 @@ class Gate:
         fault = verify((), request.headers)
         if fault is not None:
             return self._faulty(case, fault, None)
-        now = time.monotonic()
+        now = monotonic()
         session = case.session_id = request.head.session
         if session is not None and self._parts.sessions.foreign(session, case.identity.principal, now):
             return self.refuse("foreign-session", 404, _FOREIGN_SESSION)
@@ -306,7 +311,7 @@ class Gate:
             case.client = owner.client
         caller = case.caller()
         stream = request.method == "GET"
-        order = Order(lambda: Lens(self._parts.sight, caller))
+        order = Order(case.lens)
         if stream:
             order.whole = order.stream = True
             order.news = _NEWS
@@ -324,8 +329,7 @@ class Gate:
         decision = Decision(Action.ALLOW, kind)
         if not self._note(case, decision, forwarded=True) and case.policies.on_audit_failure == "Deny":
             return self.refuse("audit", 503, "the audit log can't be written, and nothing may pass unrecorded")
-        caller = Caller(case.identity, None)
-        return self._send(case, Order(lambda: Lens(self._parts.sight, caller)), encodings=True)
+        return self._send(case, Order(case.lens), encodings=True)
 
     def _send(self, case: Case, order: Order, *, encodings: bool) -> Dispatch:
         method = case.request.method

@@ -9,10 +9,10 @@ Nothing is forwarded that was not recorded first, and nothing is refused without
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Protocol, cast
 
 from toolpolicy.mcp.catalogue import ToolCatalogue
@@ -279,7 +279,7 @@ class Judge:
 
     def _count(self, case: Case, items: list[Item]) -> None:
         metrics = self._metrics
-        metrics.decision_seconds.observe(time.perf_counter() - case.started)
+        metrics.decision_seconds.observe(perf_counter() - case.started)
         for item in items:
             metrics.decided(item.call.method, item.call.tool, item.decision)
             if self._telemetry is not None:

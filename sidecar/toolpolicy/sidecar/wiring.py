@@ -18,14 +18,14 @@ MAX_SPELLINGS = 2048
 
 
 class Kind(IntEnum):
-    PLAIN = 0
-    DROP = 1
-    LOCATION = 2
-    CONTENT_TYPE = 3
-    CONTENT_ENCODING = 4
-    SESSION = 5
-    LENGTH = 6
-    ACCEPT_ENCODING = 7
+    PLAIN = 1
+    DROP = 2
+    LOCATION = 3
+    CONTENT_TYPE = 4
+    CONTENT_ENCODING = 5
+    SESSION = 6
+    LENGTH = 7
+    ACCEPT_ENCODING = 8
 
 
 class Names:
@@ -33,15 +33,17 @@ class Names:
 
     def __init__(self, kinds: dict[bytes, Kind]) -> None:
         self._kinds = kinds
-        self._seen: dict[bytes, Kind] = {}
+        self.seen: dict[bytes, Kind] = {}
+        """What is known already; a missing name is asked of :meth:`kind`."""
 
     def kind(self, name: bytes) -> Kind:
-        known = self._seen.get(name)
-        if known is None:
-            known = self._kinds.get(name.lower(), Kind.PLAIN)
-            if len(self._seen) >= MAX_SPELLINGS:
-                self._seen.clear()
-            self._seen[name] = known
+        return self.seen.get(name) or self._learn(name)
+
+    def _learn(self, name: bytes) -> Kind:
+        known = self._kinds.get(name.lower(), Kind.PLAIN)
+        if len(self.seen) >= MAX_SPELLINGS:
+            self.seen.clear()
+        self.seen[name] = known
         return known
 
 
