@@ -330,3 +330,32 @@ async def test_an_announced_path_that_is_no_plain_path_breaks_the_stream() -> No
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await stream.chunk()
         legacy.over.set()
+
+
+async def test_a_drain_waits_for_the_answers_that_a_legacy_stream_still_owes() -> None:
+    release = asyncio.Event()
+    legacy = LegacyServer("/messages/?session_id=abc")
+
+    async def script(peer: Peer, seen: Seen) -> None:
+        if seen.method == "POST":
+            await peer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+            await release.wait()
+            assert legacy.stream is not None
+            await legacy.stream.event(event({"jsonrpc": "2.0", "id": 1, "result": {"content": [], "ran": True}}))
+        else:
+            await legacy.script(peer, seen)
+
+    async with upstream(script) as server, sidecar(server.url) as running:
+        async with running.client() as stream, running.client() as client:
+            await stream.get(target="/sse")
+            await stream.head()
+            await stream.chunk()
+            assert (await client.post(call("get_thing"), target="/messages/?session_id=abc")).status == 202
+            draining = asyncio.create_task(running.sidecar.drain())
+            assert await client.closed()
+            release.set()
+            assert b'"ran": true' in (await stream.chunk() or b"")
+            assert await stream.chunk() is None
+            async with asyncio.timeout(5):
+                await draining
+        legacy.over.set()

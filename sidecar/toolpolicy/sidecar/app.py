@@ -75,7 +75,7 @@ class Sidecar:
         self._sight = Sight(rules, self.catalogue, tasks, server, settings.list_ttl)
         self._policies = self._sight.policies()
         self._routes = self._make_routes()
-        self._legacy = LegacyStreams(lambda: self._routes, sessions)
+        self._legacy = LegacyStreams(lambda: self._routes, sessions, self._quiet.set)
         self._pool = Pool(self._target, settings, upstream_tls(settings, self._target))
         host = self._target.authority if self._target.tls else None
         judge = Judge(
@@ -154,7 +154,7 @@ class Sidecar:
         self._close_idle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_grace):
-                await self._until(lambda: all(e.order.stream for e in self._exchanges))
+                await self._until(lambda: all(e.order.stream and not self._legacy.owes(e) for e in self._exchanges))
                 for exchange in [e for e in self._exchanges if e.order.stream]:
                     exchange.finish()
                 await self._until(lambda: not self._exchanges)

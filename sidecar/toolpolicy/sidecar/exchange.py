@@ -90,6 +90,8 @@ class Order:
     """Called when the server took the request (status < 400), with the Mcp-Session-Id of its answer."""
     endpoint: Callable[[Exchange, bytes], bytes | None] | None = None
     """For a GET: a legacy endpoint was announced."""
+    heard: Callable[[Exchange, bytes], None] | None = None
+    """For a GET: told of every message on the stream, in passing."""
     stream: bool = False
     """A GET stream: not a call, and ended when the sidecar drains."""
     news: bytes | None = None
@@ -301,7 +303,8 @@ class Exchange:
         self._chunked = not self._client.http10
         order = self.order
         endpoint = None if order.endpoint is None else partial(order.endpoint, self)
-        self._relay = EventRelay(order.lens(), self._manner.max_whole, endpoint)
+        heard = None if order.heard is None else partial(order.heard, self)
+        self._relay = EventRelay(order.lens(), self._manner.max_whole, endpoint, heard)
         self._send(self._head(None))
         self.streaming = True
         self._manner.watcher.opened(self)

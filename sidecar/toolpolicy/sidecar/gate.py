@@ -8,7 +8,7 @@ From cheap to dear: the path, the headers, the caller, the body, the session, th
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -53,6 +53,10 @@ class Legacy(Protocol):
     """The HTTP+SSE transport of 2024-11-05: answers to posted messages arrive on the stream that announced the path."""
 
     def announced(self, exchange: Exchange, caller: Caller, data: bytes) -> bytes | None: ...
+
+    def heard(self, exchange: Exchange, data: bytes) -> None: ...
+
+    def asked(self, target: str, ids: Iterable[int | str | None]) -> None: ...
 
     def deliver(self, target: str, event: bytes) -> bool: ...
 
@@ -272,6 +276,8 @@ class Gate:
             order.whole = any(m.method == methods.LISTING for m in messages)
         if case.identity.principal.verified and b"task" in body:
             order.whole = True
+        if case.route.kind is _LEGACY:
+            parts.legacy.asked(case.route.target, (m.id for m in messages if m.kind is Kind.REQUEST))
         if case.session_id is None:
             if method == "initialize":
                 order.taken = partial(self._opened, case)
@@ -315,6 +321,7 @@ class Gate:
         if stream:
             order.whole = order.stream = True
             order.news = _NEWS
+            order.heard = self._parts.legacy.heard
             order.endpoint = lambda exchange, data: self._parts.legacy.announced(exchange, caller, data)
         elif request.method == "DELETE" and session is not None:
             order.taken = lambda _: self._parts.sessions.end(session)

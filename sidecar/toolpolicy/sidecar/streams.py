@@ -13,7 +13,6 @@ from toolpolicy.mcp.sse import EventScanner, replace_data
 from toolpolicy.sidecar.lens import Lens
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
-_ENDPOINT = b"endpoint"
 
 
 class EventRelay:
@@ -21,17 +20,23 @@ class EventRelay:
     or None.
     """
 
-    def __init__(self, lens: Lens, max_event: int, endpoint: Callable[[bytes], bytes | None] | None = None) -> None:
+    def __init__(
+        self,
+        lens: Lens,
+        max_event: int,
+        endpoint: Callable[[bytes], bytes | None] | None = None,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._lens = lens
         self._scanner = EventScanner(max_event)
         self._endpoint = endpoint
+        self._heard = heard
         self._held = 0
 
     def feed(self, data: bytes) -> bytes:
         """What to send for ``data``. Raises ``Unreadable`` for an event that may hold a tool list and can't be read."""
         lens = self._lens
-        announces = self._endpoint is not None and _ENDPOINT in data
-        if not self._held and data.endswith(_ENDS) and not announces and not lens.wants(data):
+        if self._heard is None and not self._held and data.endswith(_ENDS) and not lens.wants(data):
             return data
         out: list[bytes] = []
         self._held += len(data)
@@ -40,6 +45,8 @@ class EventRelay:
             self._held -= len(raw)
             payload = event.data
             if payload is not None:
+                if self._heard is not None:
+                    self._heard(payload)
                 changed: bytes | None = None
                 if event.event == "endpoint" and self._endpoint is not None:
                     changed = self._endpoint(payload)
