@@ -30,6 +30,8 @@ INVALID_PARAMS: Final = -32602
 MAX_BATCH: Final = 64
 """Items of a JSON-RPC batch."""
 MAX_ID_LENGTH: Final = 256
+MAX_VALUES: Final = 100_000
+"""Members and items of one body, at any depth."""
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 
 JsonObject = dict[str, Any]
@@ -185,12 +187,14 @@ class Message:
         return self.kind is Kind.REQUEST and methods.judged(self.method or "")
 
 
-def parse(body: bytes, *, max_depth: int = 64) -> Message | tuple[Message, ...]:
+def parse(body: bytes, *, max_depth: int = 64, max_values: int = MAX_VALUES) -> Message | tuple[Message, ...]:
     """Parse one HTTP body: a message, or a tuple of them for a JSON-RPC batch (which only 2025-03-26 has).
 
     ``max_depth`` counts nested arrays and objects; more than 200 are never read. Raises :class:`EnvelopeError` for
     everything that two servers could read differently.
     """
+    if values.more_than(body, max_values):
+        raise _invalid(f"the JSON holds more than {max_values} values: send fewer at a time")
     try:
         value: Any = jiter.from_json(body, catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:

@@ -84,6 +84,7 @@ class Routes:
             [*DISCOVERY, *(base + path.rstrip("/") for base in DISCOVERY for path in self._mcp | self._legacy)]
         )
         self._announced: dict[str, int] = {}
+        self._targets: dict[str, int] = {}
         judged = {_loosely(path) for path in self._mcp | self._legacy}
         self._pass: dict[str, frozenset[str]] = {}
         refused: list[str] = []
@@ -106,17 +107,20 @@ class Routes:
         path, mark, query = target.partition("?")
         kind = RouteKind.NOT_FOUND
         if len(target) <= MAX_TARGET and _QUERY.fullmatch(query) is not None:
-            kind = self._kind(method, path, bool(mark))
+            kind = self._kind(method, path, bool(mark), target)
         return Route(kind, path, target)
 
-    def _kind(self, method: str, path: str, has_query: bool) -> RouteKind:
+    def _kind(self, method: str, path: str, has_query: bool, target: str) -> RouteKind:
         if path in self._mcp:
             return RouteKind.MCP
         if path in self._legacy:
             # A modern client tries a POST here first; whatever is posted is judged.
             return RouteKind.LEGACY_SSE if method in _READING else RouteKind.MCP
         if path in self._announced:
-            return RouteKind.LEGACY_MESSAGE if method in ("POST", "OPTIONS") else RouteKind.NOT_FOUND
+            # The query names the session: in another spelling it would be the same session to the server, and here one
+            # that belongs to nobody.
+            known = method == "OPTIONS" or (method == "POST" and target in self._targets)
+            return RouteKind.LEGACY_MESSAGE if known else RouteKind.NOT_FOUND
         if path in self._discovery:
             return RouteKind.DISCOVERY if method in _READING and not has_query else RouteKind.NOT_FOUND
         allowed = self._pass.get(path)
@@ -126,7 +130,8 @@ class Routes:
 
     def announce(self, endpoint: str) -> str:
         """Learn the path of a legacy ``endpoint`` event. Takes a path with query or an absolute URL; returns the
-        origin-form target that the client is to be told. Raises :class:`PathError`. Undone by :meth:`forget`."""
+        origin-form target that the client is to be told. Raises :class:`PathError`. Undone by :meth:`forget`.
+        Messages may be posted to exactly that target, its query included."""
         target = endpoint.strip()
         absolute = re.match(r"https?://[^/?#]*", target, re.IGNORECASE)
         if absolute is not None:
@@ -142,16 +147,17 @@ class Routes:
         if path not in self._announced and len(self._announced) >= MAX_ANNOUNCED:
             raise PathError(f"the server announced more than {MAX_ANNOUNCED} message paths at once")
         self._announced[path] = self._announced.get(path, 0) + 1
+        self._targets[target] = self._targets.get(target, 0) + 1
         return target
 
     def forget(self, target: str) -> None:
         """The stream that announced this target has ended."""
-        path = target.partition("?")[0]
-        left = self._announced.get(path, 0) - 1
-        if left > 0:
-            self._announced[path] = left
-        else:
-            self._announced.pop(path, None)
+        for known, key in ((self._announced, target.partition("?")[0]), (self._targets, target)):
+            left = known.get(key, 0) - 1
+            if left > 0:
+                known[key] = left
+            else:
+                known.pop(key, None)
 
     def _like_announced(self, path: str) -> bool:
         if not self._announced:

@@ -37,7 +37,10 @@ _HTTP11 = (1, 1)
 class Conversation(RequestHandler):
     """One client connection; ``exchange.Client`` for the requests that take the short way."""
 
-    __slots__ = ("_exchange", "_head", "_head_timer", "_judging", "_peer", "_service", "_short", "closing", "http10")
+    __slots__ = (
+        "_exchange", "_head", "_head_timer", "_judging", "_peer", "_service", "_short", "_stall_timer",
+        "closing", "http10",
+    )  # fmt: skip
 
     short_way = True
     """False: everything takes aiohttp's own way (to compare the two)."""
@@ -51,6 +54,7 @@ class Conversation(RequestHandler):
         self._peer: Peer | None = None
         self._head: Head | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self.closing = False
         self.http10 = False
 
@@ -88,10 +92,30 @@ class Conversation(RequestHandler):
 
     # -- asyncio
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader(0)
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
         if self._exchange is not None:
             self._exchange.writable()
+        elif self._messages and not self._short:
+            self._loop.call_soon(self._next)
+
+    def _watch_reader(self, waiting: int) -> None:
+        """``waiting`` bytes were unread when this was asked last: a client that takes none in time is let go."""
+        transport = self.transport
+        if transport is None:
+            return
+        left = transport.get_write_buffer_size()
+        if waiting and left >= waiting:
+            transport.abort()
+        else:
+            self._stall_timer = self._loop.call_later(self._service.settings.write_timeout, self._watch_reader, left)
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
@@ -111,8 +135,9 @@ class Conversation(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for timer in (self._head_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
         if self._judging is not None:
             self._judging.cancel()
         exchange, self._exchange = self._exchange, None
@@ -126,8 +151,8 @@ class Conversation(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._short or not self._messages or self._force_close or self.transport is None:
-            return
+        if self._short or not self._messages or self._force_close or self.transport is None or self.writing_paused:
+            return  # what can't be told yet is not asked either: resume_writing comes back here
         message, payload = self._messages[0]
         if (
             not self.short_way

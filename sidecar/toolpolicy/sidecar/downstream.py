@@ -112,7 +112,12 @@ class Front:
         transport = request.transport
         if transport is None:
             return Written(False)
-        closing = not request.keep_alive or self._service.draining or request.version < (1, 1)
+        if handler.writing_paused:  # earlier answers were not read yet: this request waits with its own
+            await handler._drain_helper()  # pyright: ignore[reportPrivateUsage]
+        upgrade = request._message.upgrade  # pyright: ignore[reportPrivateUsage]
+        # Behind an Upgrade aiohttp loses what was pipelined, and takes the middle of a body for a request:
+        # nothing may follow one.
+        closing = not request.keep_alive or self._service.draining or request.version < (1, 1) or upgrade
         client = OrdinaryClient(handler, closing, request.version < (1, 1))
         verdict = await self._verdict(request)
         if isinstance(verdict, Answer):

@@ -101,6 +101,9 @@ class Settings:
     max_header: int = _bytes(32 * KIB, "One header field, and the request line. Larger: 400.", low=KIB, high=MIB)
     max_headers: int = _count(128, "Header fields of one request. More: 400.", low=16, high=1024)
     max_depth: int = _count(64, "Nesting of JSON in a request. Deeper: 400.", low=4, high=200)
+    max_values: int = _count(
+        100_000, "Members and items of the JSON of one request, at any depth. More: 400.", low=1000
+    )
     max_batch: int = _count(50, "Items of a JSON-RPC batch, where the revision allows one. More: 400.", high=1000)
     max_concurrency: int = _count(1024, "Requests in work at a time, open streams not counted. More: 503, Retry-After.")
     max_connections: int = _count(8192, "Client connections at a time. More: closed at once.")
@@ -113,6 +116,7 @@ class Settings:
     )
     head_timeout: float = _seconds(10.0, "For a client to send the head of a request once it began.")
     body_timeout: float = _seconds(30.0, "Without a further byte of a request's body: 408.")
+    write_timeout: float = _seconds(60.0, "Without a byte taken of an answer that waits for its client: closed.")
     client_keepalive: float = _seconds(75.0, "An idle client connection is closed after this.")
 
     # Upstream

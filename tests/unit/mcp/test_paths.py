@@ -170,7 +170,7 @@ class TestPassThrough:
         assert kind("POST", "/Messages", routes) is RouteKind.PASS_THROUGH
         routes.announce("/messages?session_id=1")
         assert kind("POST", "/Messages", routes) is RouteKind.NOT_FOUND
-        assert kind("POST", "/messages", routes) is RouteKind.LEGACY_MESSAGE
+        assert kind("POST", "/messages?session_id=1", routes) is RouteKind.LEGACY_MESSAGE
 
 
 class TestAnnounced:
@@ -187,6 +187,24 @@ class TestAnnounced:
         routes.forget(second)
         assert kind("POST", second, routes) is RouteKind.NOT_FOUND
         routes.forget(second)
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "",
+            "?",
+            "?session_id=abc&x=1",
+            "?x=1&session_id=abc",
+            "?session%5fid=abc",
+            "?session_id=%61bc",
+            "?session_id=ABC",
+        ],
+    )
+    def test_another_spelling_of_an_announced_session_is_not_there(self, query: str) -> None:
+        routes = Routes()
+        routes.announce("/messages/?session_id=abc")
+        assert kind("POST", f"/messages/{query}", routes) is RouteKind.NOT_FOUND
+        assert kind("POST", "/messages/?session_id=abc", routes) is RouteKind.LEGACY_MESSAGE
 
     def test_an_absolute_announcement_is_told_as_a_path(self) -> None:
         assert Routes().announce("http://10.0.0.7:3000/messages?sessionId=1") == "/messages?sessionId=1"
