@@ -12,7 +12,7 @@ from toolpolicy.policy.types import Principal
 from toolpolicy.sidecar.conversation import Conversation
 from toolpolicy.sidecar.interfaces import Identity, RawHeaders
 from toolpolicy.sidecar.interfaces import Peer as Other
-from wire.rig import Peer, Running, Seen, call, post, request, sidecar, upstream
+from wire.rig import Peer, Running, Seen, call, echo, post, request, sidecar, upstream
 from wire.test_streams import LegacyServer
 
 pytestmark = pytest.mark.asyncio
@@ -165,3 +165,51 @@ async def test_nobody_listens_to_the_tasks_of_another() -> None:
         assert (await bob.post(listen, "Authorization: bob")).denied
         assert len(server.seen) == 1
         assert not (await alice.post(listen, "Authorization: alice")).denied
+
+
+# -- streams, and bodies that wait to be asked for
+
+
+async def _endless(peer: Peer, seen: Seen) -> None:
+    if seen.method == "GET":
+        await peer.gone()
+    else:
+        await echo(peer, seen)
+
+
+async def test_streams_leave_connections_for_calls() -> None:
+    async with (
+        upstream(_endless) as server,
+        sidecar(server.url, upstream_connections=8) as running,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(running.client()) for _ in range(8)]
+        for client in clients:
+            await client.get()
+        await server.until(lambda: len(server.seen) == 6)
+        assert (await clients[6].reply()).status == 503
+        assert (await clients[7].reply()).status == 503
+        assert (await clients[7].call("get_thing")).text == "executed get_thing"
+
+
+async def test_a_stream_counts_from_its_request_on() -> None:
+    async with (
+        upstream(_endless) as server,
+        sidecar(server.url, max_streams=1) as running,
+        running.client() as one,
+        running.client() as two,
+    ):
+        await one.get()
+        await server.until(lambda: len(server.seen) == 1)
+        await two.get()
+        assert (await two.reply()).status == 503
+
+
+async def test_a_client_that_waits_to_be_told_so_may_send_its_body() -> None:
+    head, _, body = post(call("get_thing"), "Expect: 100-continue").partition(b"\r\n\r\n")
+    async with upstream() as server, sidecar(server.url) as running, running.client() as client:
+        await client.send(head + b"\r\n\r\n")
+        assert (await client.head()).status == 100
+        await client.send(body)
+        assert (await client.reply()).text == "executed get_thing"
+        assert server.seen[0].header("Expect") is None

@@ -183,7 +183,7 @@ class Sidecar:
     def take(self, request: Request) -> Verdict | Awaitable[Verdict]:
         if self._calls >= self.settings.max_concurrency:
             return self._busy("overload", f"{self._calls} requests are in work already")
-        if request.head.method == "GET" and len(self._streams) >= self.settings.max_streams:
+        if request.head.method == "GET" and len(self._exchanges) - self._calls >= self.settings.max_streams:
             return self._busy("streams", f"{len(self._streams)} event streams are open already")
         try:
             verdict = self._gate.take(request)

@@ -163,6 +163,8 @@ class Front:
         length = request.content_length
         if length is not None and length > most:
             return self._service.refuse("body-size", 413, too_large, close=True)
+        if "100-continue" in request.headers.get("Expect", "").lower() and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         pieces: list[bytes] = []
         size = 0
         try:

@@ -87,8 +87,10 @@ class Pool:
         return None
 
     def _dial(self, receiver: Receiver, request: bytes, idempotent: bool, head_only: bool, due: float) -> None:
-        if self._closed or self.connections >= self._most:
-            reason = "the sidecar is stopping" if self._closed else f"all {self._most} upstream connections are in use"
+        # What may last for hours leaves room for calls, or a caller's idle streams would end all others' work.
+        most = self._most if due else self._most - self._most // 4
+        if self._closed or self.connections >= most:
+            reason = "the sidecar is stopping" if self._closed else f"all {most} upstream connections are in use"
             receiver.died(Died(503, reason, written=False))
             return
         task = self._loop.create_task(self._dialled(receiver, request, idempotent, head_only, due))

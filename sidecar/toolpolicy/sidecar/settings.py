@@ -126,7 +126,9 @@ class Settings:
     upstream_keepalive: float = _seconds(
         4.0, "An idle upstream connection is closed after this; Node and uvicorn close at 5."
     )
-    upstream_connections: int = _count(1024, "Connections to the MCP server at a time, streams included.")
+    upstream_connections: int = _count(
+        2048, "Connections to the MCP server at a time; a quarter of them is kept for what is no stream."
+    )
     upstream_idle: int = _count(64, "Idle upstream connections kept.", low=0)
     max_answer_head: int = _bytes(64 * KIB, "The head of an upstream answer. Larger: 502.", low=KIB, high=MIB)
     max_list: int = _bytes(

@@ -40,7 +40,11 @@ class Names:
         return self.seen.get(name) or self._learn(name)
 
     def _learn(self, name: bytes) -> Kind:
-        known = self._kinds.get(name.lower(), Kind.PLAIN)
+        lower = name.lower()
+        known = self._kinds.get(lower, Kind.PLAIN)
+        # CGI and WSGI take Content_Length for Content-Length: a second opinion of where a request ends.
+        if known is Kind.PLAIN and b"_" in lower and self._kinds.get(lower.replace(b"_", b"-")) is Kind.DROP:
+            known = Kind.DROP
         if len(self.seen) >= MAX_SPELLINGS:
             self.seen.clear()
         self.seen[name] = known
