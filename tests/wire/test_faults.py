@@ -124,6 +124,17 @@ async def test_bytes_behind_an_answer_never_become_the_next_ones_answer(framing:
                         assert b"poison" not in (await client.reply()).body
 
 
+async def test_line_breaks_behind_an_answer_are_dropped() -> None:
+    async def script(peer: Peer, seen: Seen) -> None:
+        await peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}\r\n\r\n")
+
+    async with upstream(script) as server, sidecar(server.url) as running, running.client() as client:
+        for _ in range(3):
+            await client.post_only(call("get_thing"))
+            async with asyncio.timeout(5):
+                assert await client.reader.readexactly(40) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
 # -- exactly once
 
 

@@ -116,6 +116,20 @@ async def test_a_list_spread_over_data_lines_and_chunks_is_filtered() -> None:
         stage.over.set()
 
 
+async def test_a_list_whose_end_looks_harmless_is_filtered() -> None:
+    text = event(listing(9))
+    cut = text.index("delete_th")
+    stage = Stage()
+    async with upstream(stage.script) as server, sidecar(server.url) as running, running.client() as client:
+        await client.post_only(call("get_stream"))
+        peer = await stage.opened(client)
+        await peer.event(": one\n\n" + text[:cut])
+        assert await client.chunk() == b": one\n\n"
+        await peer.event(text[cut:])
+        assert names(await client.chunk() or b"") == ["get_thing"]
+        stage.over.set()
+
+
 async def test_a_list_in_the_answer_to_a_call_is_filtered_too() -> None:
     stage = Stage()
     async with upstream(stage.script) as server, sidecar(server.url) as running, running.client() as client:

@@ -209,10 +209,11 @@ class Connection(asyncio.Protocol):
         if self._raw:
             self._pieces.clear()
             self._raw_left -= len(data)
-            if self._raw_left < 0 or (self._complete and self._raw_left):
-                self.fail(502, "the MCP server sent more than its answer")
-            else:
-                receiver.raw(data)
+            if self._raw_left < 0:  # line breaks, which parsers pass over: anything else is the beginning of a message
+                data = data[: self._raw_left]
+                self._raw_left = 0
+                self._keep = False
+            receiver.raw(data)
         elif self._pieces:
             pieces, self._pieces = self._pieces, []
             receiver.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
