@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from toolpolicy.cli.output import InputError, echo, printable
+from toolpolicy.policy.explained import nearest
 
 EPILOG = """\b
 Examples:
@@ -46,7 +47,7 @@ while it runs: the next call obeys. Every other setting: --set NAME=VALUE, or th
 @click.option("--audit-key", type=click.Path(dir_okay=False), metavar="FILE", help="The key that chains the audit.")
 @click.option("--shared", is_flag=True, help="One process of COMMAND for all sessions, instead of one each.")
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting, such as max_body=8Mi.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(  # noqa: PLR0917 -- as click passes them
     policies: tuple[str, ...],
     upstream: str | None,
@@ -97,8 +98,12 @@ def _settings(given: dict[str, str], more: tuple[str, ...]) -> Any:
     for item in more:
         name, separator, value = item.partition("=")
         name = name.strip().lower().removeprefix("toolpolicy_")
-        if not separator or name not in names:
-            raise click.UsageError(f"--set {item}: expected NAME=VALUE with the name of a setting")
+        if not separator:
+            raise click.UsageError(f"--set {item}: expected NAME=VALUE")
+        if name not in names:
+            guess = nearest(name, names)
+            hint = f"did you mean {guess}?" if guess else "docs/reference/settings.md has them all"
+            raise click.UsageError(f"--set {item}: no such setting; {hint}")
         environ[variable(name)] = value
     for name, value in given.items():
         environ[variable(name)] = "" if name == "admin" and value == "none" else value

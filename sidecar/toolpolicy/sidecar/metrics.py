@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from toolpolicy import __version__
@@ -77,6 +77,7 @@ class Metrics:
     def __init__(self, max_tools: int = 200) -> None:
         self._max_tools = max_tools
         self._tools: set[str] = set()
+        self._listed: Callable[[str], bool] = lambda name: False
         self._decisions: dict[tuple[str, str | None, str, str], int] = {}
         """By method, tool, action and code: one sum a call, taken apart when somebody asks."""
         self._would_deny: dict[tuple[str, str, str], int] = {}
@@ -98,7 +99,7 @@ class Metrics:
         """Count one decision."""
         key = (
             method if method in METHODS else OTHER,
-            None if tool is None else tool if tool in self._tools else OTHER,
+            None if tool is None else tool if tool in self._tools else self._tool(tool),
             decision.action._value_,
             decision.code,
         )
@@ -121,13 +122,16 @@ class Metrics:
         """Count a failure of the MCP server; ``kind`` is a word of ours (``connect``, ``timeout``, ``died``, …)."""
         self._upstream_errors[kind] = self._upstream_errors.get(kind, 0) + 1
 
-    def know_tools(self, names: Iterable[str]) -> None:
-        """Give tools of the server's catalogue labels of their own, the first ``max_tools`` of them."""
-        for name in names:
-            if len(self._tools) >= self._max_tools:
-                return
-            if len(name) <= 128:
-                self._tools.add(name)
+    def follow(self, listed: Callable[[str], bool]) -> None:
+        """Give tools of the server's catalogue, for which ``listed`` is true, labels of their own: the first
+        ``max_tools`` that are called."""
+        self._listed = listed
+
+    def _tool(self, name: str) -> str:
+        if len(self._tools) >= self._max_tools or len(name) > 128 or not self._listed(name):
+            return OTHER
+        self._tools.add(name)
+        return name
 
     # What is asked when somebody scrapes
 

@@ -172,6 +172,7 @@ async def serve(
             await sidecar.start()
         except ValueError as error:
             raise StartFault(str(error)) from None
+        metrics.follow(lambda name: sidecar.catalogue.get(name) is not None)
         stack.push_async_callback(sidecar.drain)
         health = Health(rules, audit, state.size)
         admin_at = await _admin(stack, settings, health, metrics)
@@ -238,7 +239,11 @@ async def _admin(stack: AsyncExitStack, settings: Settings, health: Health, metr
     try:
         admin = await start_admin(settings.admin, health, metrics)
     except (OSError, ValueError) as error:
-        raise StartFault(f"the admin port can't be opened: {error}; choose another with --admin, or none") from None
+        known = error.errno if isinstance(error, OSError) else None
+        why = os.strerror(known) if known is not None and known > 0 else str(error)
+        raise StartFault(
+            f"can't listen on {settings.admin} for health and metrics: {why}; choose another with --admin, or none"
+        ) from None
     stack.push_async_callback(admin.close)
     return f"{settings.admin.rpartition(':')[0]}:{admin.port}"
 

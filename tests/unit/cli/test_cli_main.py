@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -178,3 +179,31 @@ def test_classify_arguments_and_lines(run: Run) -> None:
 def test_main_is_a_click_group() -> None:
     assert isinstance(main, click.Group)
     assert Path(cli.__file__).name == "__init__.py"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("max_bdy=3", "no such setting; did you mean max_body?"),
+        ("qqqqq=3", "no such setting; docs/reference/settings.md has them all"),
+        ("max_body", "expected NAME=VALUE"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_named(run: Run, given: str, said: str) -> None:
+    result = run("proxy", "--policy", "p.yaml", "--upstream", "http://127.0.0.1:1/mcp", "--set", given)
+    assert result.exit_code == 2
+    assert f"--set {given}: {said}" in result.output
+
+
+def test_the_admin_address_that_is_taken_is_named_with_the_cure(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "apiVersion: toolpolicy.dev/v1alpha1\nkind: ToolPolicy\nmetadata: {name: p}\nspec: {selector: {}}\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        arguments = ["--upstream", "http://127.0.0.1:1/mcp", "--listen", "127.0.0.1:0", "--audit", "none"]
+        with toolpolicy("proxy", "--policy", str(policy), *arguments, "--admin", at) as process:
+            errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+    assert f"error: can't listen on {at} for health and metrics: Address already in use; choose another" in errors

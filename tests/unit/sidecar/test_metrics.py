@@ -34,7 +34,7 @@ def test_decisions_are_counted_by_method_action_and_code() -> None:
 
 def test_no_caller_makes_a_label_of_its_own() -> None:
     metrics = Metrics(max_tools=3)
-    metrics.know_tools(["a", "b", "c", "d"])
+    metrics.follow({"a", "b", "c", "d"}.__contains__)
     before = len(samples(metrics))
     for n in range(1000):
         metrics.decided(f"method/{n}", f"tool-{n}", DENY)
@@ -53,7 +53,7 @@ def test_no_caller_makes_a_label_of_its_own() -> None:
 
 def test_a_name_that_is_too_long_gets_no_label() -> None:
     metrics = Metrics()
-    metrics.know_tools(["x" * 129])
+    metrics.follow({"x" * 129}.__contains__)
     metrics.decided("tools/call", "x" * 129, ALLOW)
     assert value(metrics, "tool_decisions_total", tool="other", action="Allow") == 1
 
@@ -61,7 +61,7 @@ def test_a_name_that_is_too_long_gets_no_label() -> None:
 def test_hostile_tool_names_of_the_server_do_not_break_the_exposition() -> None:
     metrics = Metrics()
     name = 'a"b\\c\nd{}'
-    metrics.know_tools([name])
+    metrics.follow({name}.__contains__)
     metrics.decided("tools/call", name, ALLOW)
     assert value(metrics, "tool_decisions_total", tool=name, action="Allow") == 1
 
