@@ -37,10 +37,11 @@ class HeadType(click.ParamType[Head]):
 
 
 @command.command(
+    short_help="Check that every record is as it was written.",
     epilog="""Examples:
   toolpolicy audit verify audit.log
   toolpolicy audit verify audit.log.1 audit.log --key /etc/toolpolicy/audit.key
-  toolpolicy audit verify audit.log --head 1042:9f86d081884c -o json"""
+  toolpolicy audit verify audit.log --head 1042:9f86d081884c -o json""",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...|-")
 @click.option("--key", "keys", multiple=True, metavar="FILE", help="Key file; several where the key was changed.")
@@ -81,7 +82,8 @@ def _print(result: VerifyResult, several: bool) -> None:
         echo(f"chain {printable(name)} ends at record {seq}, head {seq}:{mac[:24]}")
     verdict = click.style("whole", fg="green") if result.ok else click.style("damaged", fg="red", bold=True)
     lost = f", {result.lost} that the sidecar could not write" if result.lost else ""
-    echo(f"{verdict}: {result.records} records as they were written{lost}, {len(result.findings)} findings")
+    found = "1 finding" if len(result.findings) == 1 else f"{len(result.findings)} findings"
+    echo(f"{verdict}: {result.records} records as they were written{lost}, {found}")
 
 
 @command.command(

@@ -210,6 +210,9 @@ def _kind(manifest: dict[str, Any]) -> tuple[str | None, list[Explained]]:
     """The kind that the manifest has, or seems to have; None where it is something else altogether."""
     errors: list[Explained] = []
     kind = manifest.get("kind")
+    if kind == "ToolPolicyTest":
+        said = "this is a test, no policy: run it with `toolpolicy test`, and keep it out of a directory of policies"
+        return None, [Explained(("kind",), said, "test-file")]
     guess = kind if isinstance(kind, str) and kind in KINDS else nearest(kind, KINDS)
     if guess != kind or kind is None:
         wanted = " or ".join(KINDS)

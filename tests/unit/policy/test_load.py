@@ -140,6 +140,12 @@ def test_alias_bombs_are_never_expanded() -> None:
     assert {problem.code for problem in problems} == {"anchor", "unknown-kind", "unknown-version"}
 
 
+def test_a_test_among_the_policies_is_said_to_be_one_and_nothing_else() -> None:
+    found = one("apiVersion: toolpolicy.dev/v1alpha1\nkind: ToolPolicyTest\npolicies: [p.yaml]\ncases: []\n")
+    assert (found.line, found.code) == (2, "test-file")
+    assert "`toolpolicy test`" in found.message
+
+
 def test_sizes_are_bounded_and_said() -> None:
     assert "at most 8388608" in one(" " * (MAX_FILE + 1)).message
     assert "at most 262144" in one("#" * (MAX_DOCUMENT + 1)).message

@@ -59,6 +59,7 @@ def test_damage_exits_with_1_and_names_line_and_meaning(log: Path, key: Path) ->
     result = run("verify", log, "--key", key)
     assert result.exit_code == 1
     assert "line 3: edited: record 3 was changed after it was written" in result.output
+    assert result.output.endswith(", 1 finding\n")
     report = json.loads(run("verify", log, "--key", key, "-o", "json").output)
     assert report["ok"] is False
     assert report["findings"][0] | {"file": ""} == {

@@ -182,11 +182,11 @@ class _Watched(ABC):
         kept = (
             f"revision {self.current.revision} stays in force"
             if self.current
-            else "everything is denied until a good set comes"
+            else "none are in force, so everything is denied"
         )
         for problem in problems[:20]:
             log.error("rules refused: %s", problem)
-        log.error("rules refused (%d problems); %s", len(problems), kept)
+        log.error("rules refused (%d problem%s); %s", len(problems), "s"[: len(problems) != 1], kept)
 
     @abstractmethod
     def _look(self) -> _Fingerprint:
