@@ -94,9 +94,7 @@ async def exchange(pool: Pool) -> Connection:
         (4.1, False, False),
     ],
 )
-async def test_an_idle_connection_is_reused_only_while_it_can_be_used(
-    age: float, closed: bool, reused: bool
-) -> None:
+async def test_an_idle_connection_is_reused_only_while_it_can_be_used(age: float, closed: bool, reused: bool) -> None:
     server = Server()
     pool = Pool(Target("127.0.0.1", server.port), Settings())
     try:
