@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from toolpolicy.policy.methods import PASSING
+
 JUDGED: Final = frozenset(
     {
         "tools/call",
@@ -22,25 +24,6 @@ JUDGED: Final = frozenset(
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/result", "tasks/cancel", "tasks/update"})
 """They act on one running task, which belongs to the principal that started it; ``tasks/update`` hands it the answers
 that it asked for. They start nothing, and pass for one's own task."""
-
-PASSING: Final = (
-    frozenset(
-        {
-            "initialize",
-            "server/discover",
-            "ping",
-            "tools/list",
-            "prompts/list",
-            "resources/list",
-            "resources/templates/list",
-            "resources/unsubscribe",
-            "tasks/list",
-            "subscriptions/listen",
-            "logging/setLevel",
-        }
-    )
-    | TASK_METHODS
-)
 
 NOTIFICATION_PREFIX: Final = "notifications/"
 

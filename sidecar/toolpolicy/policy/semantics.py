@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from toolpolicy.policy import methods
 from toolpolicy.policy.configuration import check_audit, check_identity, check_server
 from toolpolicy.policy.documents import Path
 from toolpolicy.policy.explained import Explained
@@ -18,24 +19,7 @@ from toolpolicy.policy.selectors import check_selector
 from toolpolicy.policy.shapes import items, mapping, texts
 
 TOOLS_CALL = "tools/call"
-PASSING = (
-    "initialize",
-    "server/discover",
-    "ping",
-    "tools/list",
-    "prompts/list",
-    "resources/list",
-    "resources/templates/list",
-    "resources/unsubscribe",
-    "subscriptions/listen",
-    "logging/setLevel",
-    "tasks/get",
-    "tasks/list",
-    "tasks/result",
-    "tasks/cancel",
-    "tasks/update",
-    "notifications/*",
-)
+PASSING = (*sorted(methods.PASSING), "notifications/*")
 """Methods that are never judged; a rule about them would be without effect."""
 
 
