@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 # What others include comes first.
-FIRST = ["base", "dev"]
+FIRST = ["base", "operator", "dev"]
 OPTIONS = ["--generate-hashes", "--universal", "--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
 # Sets that pin pip itself or build tools, which the resolver leaves out unless told otherwise.
 UNSAFE = ["--allow-unsafe"]
@@ -24,7 +24,10 @@ def main(names: list[str]) -> int:
     if uv is None:
         sys.stderr.write("lock.py needs uv: run 'pip install uv' in an environment on the PATH\n")
         return 2
-    known = sorted((file.stem for file in FOLDER.glob("*.in")), key=lambda name: (name not in FIRST, name))
+    known = sorted(
+        (file.stem for file in FOLDER.glob("*.in")),
+        key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name),
+    )
     unknown = sorted(set(names) - set(known))
     if unknown:
         sys.stderr.write(f"no such set: {', '.join(unknown)}; there are {', '.join(known)}\n")

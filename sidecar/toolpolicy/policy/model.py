@@ -284,6 +284,15 @@ class Spec(Model):
     """When the shared store of limits does not answer: deny, count in this pod alone, or forward uncounted."""
     on_audit_failure: Literal["Deny", "Continue"] = "Deny"
     """When a decision can't be written to the audit log: deny, or go on without."""
+    interception: Literal["Auto", "Redirect", "Port"] = "Auto"
+    """How calls come to the sidecar of a pod: packets are redirected in the kernel, or it takes over the named port.
+
+    `Auto`: `Redirect`, unless the namespace enforces the baseline or restricted Pod Security Standard.
+    """
+    ineligible: Literal["Refuse", "Warn"] = "Refuse"
+    """A selected pod that can't be protected is refused, or admitted without protection and reported."""
+    rollout: Literal["Manual", "Restart"] = "Manual"
+    """Pods that run without the sidecar: they are reported, or evicted once a generation, at a limited rate."""
 
 
 class ClusterSpec(Spec):
@@ -293,6 +302,8 @@ class ClusterSpec(Spec):
     """The pods, in the selected namespaces, that the policy protects; `{}` selects them all."""
     namespace_selector: LabelSelector = LabelSelector()
     """The namespaces; `{}` selects them all."""
+    opt_out: Literal["Allowed", "Forbidden"] = "Allowed"
+    """Whether pods may opt out, in namespaces that are labelled `toolpolicy.dev/opt-out: allowed`."""
 
 
 class Metadata(Model):

@@ -75,6 +75,10 @@ _MERGED = (
     ("`audit.redact`", "everything that any of them redacts"),
     ("`onStateFailure`", "`Deny` before `Local` before `Allow`"),
     ("`onAuditFailure`", "`Deny` before `Continue`"),
+    ("`interception`", "`Redirect` before `Port` before `Auto`; policies in `Audit` count"),
+    ("`ineligible`", "`Refuse` before `Warn`"),
+    ("`rollout`", "each policy's own, for the pods that it selects"),
+    ("`optOut`", "`Forbidden` if one enforced ClusterToolPolicy says so"),
     ("`rules[].rateLimit`", "every matching limit must have room; each has a bucket of its own"),
     ("`rules[].validations`, `rules[].arguments`", "those of all matching rules must hold"),
     ("`rules[].approval`", "one approval, which stands for the shortest `ttl`"),
@@ -99,8 +103,9 @@ def reference() -> str:
 
 
 def _only_cluster(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
-    row = _row("namespaceSelector", mapping(mapping(spec["properties"])["namespaceSelector"]), set(), definitions)
-    return "A ClusterToolPolicy also has:\n\n" + _HEAD + row
+    properties = mapping(spec["properties"])
+    rows = [_row(name, mapping(properties[name]), set(), definitions) for name in ("namespaceSelector", "optOut")]
+    return "A ClusterToolPolicy also has:\n\n" + _HEAD + "".join(rows)
 
 
 def _reached(root: str, definitions: dict[str, Any]) -> list[str]:

@@ -60,6 +60,24 @@ def on_audit_failure(policies: Sequence[Policy]) -> Literal["Deny", "Continue"]:
     return "Deny" if any(policy.spec.on_audit_failure == "Deny" for policy in _enforced(policies)) else "Continue"
 
 
+def interception(policies: Sequence[Policy]) -> Literal["Auto", "Redirect", "Port"]:
+    """Redirect before Port before Auto: what is stated outweighs the default, and Redirect leaves less open."""
+    stated = {policy.spec.interception for policy in policies}
+    return "Redirect" if "Redirect" in stated else "Port" if "Port" in stated else "Auto"
+
+
+def ineligible(policies: Sequence[Policy]) -> Literal["Refuse", "Warn"]:
+    """Refuse before Warn; Warn where nothing is enforced, because then nothing may be refused."""
+    return "Refuse" if any(policy.spec.ineligible == "Refuse" for policy in _enforced(policies)) else "Warn"
+
+
+def opt_out_allowed(policies: Sequence[Policy]) -> bool:
+    """False if one enforced ClusterToolPolicy forbids it."""
+    return not any(
+        isinstance(policy, ClusterToolPolicy) and policy.spec.opt_out == "Forbidden" for policy in _enforced(policies)
+    )
+
+
 def audit(policies: Sequence[Policy]) -> AuditConfig:
     """Arguments are recorded in full only if a policy asks for it and none states ``Digest``; whatever any redacts is
     redacted.

@@ -1,6 +1,6 @@
 """Where the rules in force come from, and which of them select this pod."""
 
-from toolpolicy.sidecar.rules.selection import Pod, parse_labels, selects
+from toolpolicy.policy.selection import Pod, parse_labels, selects
 from toolpolicy.sidecar.rules.source import DirectoryRules, FileRules, RuleSet, RulesStatus
 
 __all__ = ["DirectoryRules", "FileRules", "Pod", "RuleSet", "RulesStatus", "parse_labels", "selects"]

@@ -36,9 +36,9 @@ from toolpolicy.policy.compile import PolicySet, compile_policies
 from toolpolicy.policy.errors import PolicyError, Problem
 from toolpolicy.policy.load import duplicates, load_object, load_text
 from toolpolicy.policy.model import Policy
+from toolpolicy.policy.rulesindex import INDEX, IndexFault, parse_index, read_manifests
+from toolpolicy.policy.selection import Pod, parse_labels, select
 from toolpolicy.sidecar.rules import reading
-from toolpolicy.sidecar.rules.index import INDEX, IndexFault, parse_index, read_manifests
-from toolpolicy.sidecar.rules.selection import Pod, parse_labels, select
 
 log = logging.getLogger(__name__)
 
