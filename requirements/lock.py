@@ -19,6 +19,10 @@ OPTIONS = ["--generate-hashes", "--universal", "--python-version", "3.11", "--no
 UNSAFE = ["--allow-unsafe"]
 
 
+def _place(name: str) -> tuple[int, str]:
+    return (FIRST.index(name) if name in FIRST else len(FIRST), name)
+
+
 def main(names: list[str]) -> int:
     uv = shutil.which("uv")
     if uv is None:
