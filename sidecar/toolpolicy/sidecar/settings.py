@@ -166,6 +166,15 @@ class Settings:
     log_level: str = _text("info", "What is logged to stderr.", choices=("debug", "info", "warning", "error"))
     log_format: str = _text("text", "How it is logged.", choices=("text", "json"))
 
+    # The operator's control API
+    control_url: str = _text("", "The operator's control API: https://HOST:PORT; empty: nothing is reported.")
+    control_token_file: str = _text(
+        "", "The pod's token for it (audience toolpolicy.dev), read before each request, since the kubelet renews it."
+    )
+    control_ca_file: str = _text("", "PEM file of the authorities that it is checked against, read again when renewed.")
+    pod_name: str = _text("", "The pod's name, as reports give it.")
+    pod_uid: str = _text("", "The pod's UID, as reports give it.")
+
     # Lifecycle
     drain_grace: float = _seconds(
         25.0, "For calls and streams to end after SIGTERM; less than the pod's grace period of 30 s.", low=0.0
@@ -238,6 +247,13 @@ def inconsistencies(settings: Settings) -> list[str]:
         found.append("TOOLPOLICY_AUDIT_KEY and TOOLPOLICY_AUDIT_KEY_FILE: give one of them")
     if settings.admin and settings.admin == settings.listen and not settings.admin.endswith(":0"):
         found.append(f"TOOLPOLICY_ADMIN: {settings.admin} is where MCP is served; the admin port must be another")
+    if settings.control_url:
+        if not settings.control_url.startswith("https://"):
+            found.append(f"TOOLPOLICY_CONTROL_URL: {settings.control_url[:80]!r}: expected https://HOST:PORT")
+        needed = ("control_token_file", "control_ca_file", "pod_namespace", "pod_name", "pod_uid")
+        missing = [variable(name) for name in needed if not getattr(settings, name)]
+        if missing:
+            found.append(f"TOOLPOLICY_CONTROL_URL: a report also needs {', '.join(missing)}")
     if settings.listen == "stdio" and settings.audit == "-":
         found.append(
             "TOOLPOLICY_AUDIT: stdout carries MCP when TOOLPOLICY_LISTEN is stdio; give a file, stderr or none"
