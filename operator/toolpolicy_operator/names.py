@@ -54,6 +54,8 @@ CONTROL_CA_KEY = "control-ca.crt"
 
 # The control API
 TOKEN_AUDIENCE = "toolpolicy.dev"  # noqa: S105 - an audience's name
+OPERATOR_AUDIENCE = "toolpolicy.dev/operator"
+"""Of the token by which one replica of the operator speaks to another."""
 FIELD_MANAGER = "toolpolicy-operator"
 SYSTEM_NAMESPACE = "toolpolicy-system"
 LEASE = "toolpolicy-operator"
