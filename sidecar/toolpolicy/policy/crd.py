@@ -2,11 +2,13 @@
 
 A CRD's schema must be *structural* (kubernetes.io, "Specifying a structural schema"): no references, a type everywhere,
 no types inside of ``anyOf``. Two more things are asked of ours. Every list, map and text is bounded, because the API
-server estimates the cost of a validation rule from the bounds (and refuses the CRD above its budget). And objects below
-``spec`` preserve unknown fields, so that a misspelt field reaches our own check instead of being dropped in silence.
+server estimates the cost of a validation rule from the bounds (and refuses the CRD above its budget). And the top
+and the objects below ``spec`` preserve unknown fields, so that a misspelt field reaches our own check instead of being dropped in silence.
 
 No field has a default in the schema except ``mode`` and ``defaultAction``, which columns print: what several policies
 state is merged by what they state, and a default written into every object would be a statement.
+
+Columns and ``kubectl get --field-selector`` (KEP-4358; Kubernetes 1.30 drops the list in silence) show the same two.
 """
 
 from __future__ import annotations
@@ -139,6 +141,7 @@ _COLUMNS = (
     ("Reason", "string", '.status.conditions[?(@.type=="Enforced")].reason', 1),
     ("Age", "date", ".metadata.creationTimestamp", 0),
 )
+_SELECTABLE = (".spec.mode", ".spec.defaultAction")
 
 
 def crd(kind: Kind) -> dict[str, Any]:
@@ -171,6 +174,7 @@ def crd(kind: Kind) -> dict[str, Any]:
                     "schema": {"openAPIV3Schema": structural_schema(kind)},
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": columns,
+                    "selectableFields": [{"jsonPath": path} for path in _SELECTABLE],
                 }
             ],
         },
@@ -204,6 +208,7 @@ def structural_schema(kind: Kind) -> dict[str, Any]:
             "spec": spec,
             "status": _Structural(mapping(status["$defs"]), preserve=False).object(status, ("status",)),
         },
+        "x-kubernetes-preserve-unknown-fields": True,
     }
 
 
