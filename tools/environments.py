@@ -1,8 +1,8 @@
-"""The servers, clients and suites that tests, benchmarks and the demo run against, installed once into a cache.
+"""The servers, clients, suites and Kubernetes that tests, benchmarks and the demo run against, built once into a cache.
 
-Each set is pinned with hashes (``requirements/NAME.txt``, ``tests/node/package-lock.json``) and lands in a folder named
-by the lock's digest, so that a changed lock is a new folder and an old one is never half updated. Only the standard
-library is used.
+Each set is pinned with hashes (``requirements/NAME.txt``, ``tests/node/package-lock.json``, ``go.sum``) and lands in a
+folder named by the lock's digest, so that a changed lock is a new folder and an old one is never half updated. Only the
+standard library is used.
 
 Traps: a virtual environment cannot be moved (its scripts name the interpreter), so it is built in place and counts
 only once its marker is there; a folder without one is thrown away and built anew. Parallel test workers wait for each
@@ -15,9 +15,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 import venv as stdlib_venv
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -25,6 +28,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_TIMEOUT = 900.0
 """Seconds that one installation may take."""
+BUILD_TIMEOUT = 2400.0
+"""Seconds that the build of Kubernetes may take: 12 minutes of processor time, on cores that others use too."""
+HEARTBEAT = 60.0
+"""Seconds after which a command that still runs says so."""
+KUBERNETES_PROGRAMS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
 MARKER = ".complete"
 
 
@@ -102,10 +118,69 @@ def go_program(source: Path) -> Path:
             compiler = go()
             _say(f"building {source.name} with Go (once)")
             target.mkdir(parents=True)
-            # The toolchain that is pinned, and no other that a go.mod may name.
-            extra = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOCACHE": str(cache_dir() / "go-build")}
-            _run([str(compiler), "build", "-o", str(target / "program"), "."], cwd=source, **extra)
+            _go_build(compiler, source, target / "program")
     return target / "program"
+
+
+def kubernetes() -> Path:
+    """The folder with :data:`KUBERNETES_PROGRAMS`: one binary (``tests/cluster/kube``) under all their names."""
+    return go_binary(ROOT / "tests" / "cluster" / "kube", "kube", KUBERNETES_PROGRAMS, stamped="k8s.io/kubernetes")
+
+
+def go_binary(source: Path, name: str, links: Sequence[str] = (), *, stamped: str = "") -> Path:
+    """The folder with program ``name``, and ``links`` to it, built from the Go module ``source``.
+
+    Keyed by go.sum and main.go, built by this machine's Go where that is new enough for go.mod. ``stamped`` is the
+    required module whose version the program is to report as Kubernetes': API machinery without one takes itself for
+    0.0.0.
+    """
+    required = (source / "go.mod").read_text()
+    target = cache_dir() / f"{name}-{_digest(source / 'go.sum', source / 'main.go')}"
+    with _building(target) as missing:
+        if missing:
+            compiler = machine_go(required) or go()
+            _say(f"building {name} with {compiler} (once; Kubernetes takes 8 to 20 minutes on two cores)")
+            target.mkdir(parents=True)
+            flags = ["-trimpath", "-buildvcs=false", f"-ldflags={_version_flags(required, stamped)}"]
+            _go_build(compiler, source, target / name, *flags, timeout=BUILD_TIMEOUT)
+            for link in links:
+                (target / link).symlink_to(name)
+    return target
+
+
+def machine_go(required: str) -> Path | None:
+    """This machine's Go, if it is at least what ``required`` (the text of a go.mod) asks for."""
+    found = shutil.which("go")
+    needed = re.search(r"^go (\d+)\.(\d+)", required, re.MULTILINE)
+    if found is None or needed is None:
+        return None
+    said = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - the Go of PATH, asked its version
+    version = re.match(r"go(\d+)\.(\d+)", said.stdout)
+    if version is None or tuple(map(int, version.groups())) < tuple(map(int, needed.groups())):
+        return None
+    return Path(found)
+
+
+def _go_build(compiler: Path, source: Path, target: Path, *flags: str, timeout: float = INSTALL_TIMEOUT) -> None:
+    _run(
+        [str(compiler), "build", *flags, "-o", str(target), "."],
+        cwd=source,
+        timeout=timeout,
+        # The toolchain at hand, and no other that a go.mod may name.
+        GOTOOLCHAIN="local",
+        GOFLAGS="-mod=readonly",
+        GOCACHE=str(cache_dir() / "go-build"),
+        CGO_ENABLED="0",
+    )
+
+
+def _version_flags(required: str, module: str) -> str:
+    flags = "-s -w"
+    if module and (found := re.search(rf"{re.escape(module)} (v(\d+)\.(\d+)\.\S+)", required)):
+        variable = "k8s.io/component-base/version.git"
+        for name, value in zip(("Version", "Major", "Minor"), found.groups(), strict=True):
+            flags += f" -X {variable}{name}={value}"
+    return flags
 
 
 def child_environment(**extra: str) -> dict[str, str]:
@@ -140,28 +215,53 @@ def _building(target: Path) -> Generator[bool]:
         (target / MARKER).touch()
 
 
-def _run(command: Sequence[str], cwd: Path, **extra: str) -> None:
+def _run(command: Sequence[str], cwd: Path, *, timeout: float = INSTALL_TIMEOUT, **extra: str) -> None:
     shown = " ".join(command)
-    try:
-        done = subprocess.run(  # noqa: S603 - pinned command lines of this file
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(  # noqa: S603 - pinned command lines of this file
             command,
             cwd=cwd,
             env=child_environment(**extra),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=INSTALL_TIMEOUT,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        raise InstallError(
-            f"{shown}\ndid not end within {INSTALL_TIMEOUT:.0f} s: is the package index reachable?"
-        ) from None
-    if done.returncode:
-        output = done.stdout.decode(errors="replace")[-4000:]
-        raise InstallError(f"{shown}\nended with exit code {done.returncode}:\n{output}")
+        try:
+            while (code := _wait(child, HEARTBEAT)) is None:
+                spent = time.monotonic() - started
+                if spent > timeout:
+                    raise InstallError(f"{shown}\ndid not end within {timeout:.0f} s: is the package index reachable?")
+                _say(f"still at it after {spent / 60:.0f} min: {shown[:100]}")
+        finally:
+            child.kill()
+            child.wait()
+        if code:
+            output.seek(0)
+            said = output.read().decode(errors="replace")[-4000:]
+            raise InstallError(f"{shown}\nended with exit code {code}:\n{said}")
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(seconds)
+    return None
 
 
 def _say(text: str) -> None:
     sys.stderr.write(f"toolpolicy: {text}\n")
     sys.stderr.flush()
+
+
+def main() -> None:
+    """Build or install what was named: ``python -m tools.environments kubernetes``, before tests that would wait."""
+    makers = {"kubernetes": kubernetes, "node": node_modules}
+    for name in sys.argv[1:]:
+        try:
+            _say(f"{name}: {makers[name]()}" if name in makers else f"{name}: {venv(name)}")
+        except InstallError as error:
+            raise SystemExit(f"toolpolicy: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
