@@ -48,6 +48,10 @@ FURTHER_PORTS = 15773
 
 # In a namespace
 RULES_CONFIGMAP = "toolpolicy-rules"
+EPOCH_ANNOTATION = "toolpolicy.dev/epoch"
+"""On ``toolpolicy-rules`` and on the Lease: the term of the writer. It grows with every transition of the Lease."""
+ADDRESS_ANNOTATION = "toolpolicy.dev/control-address"
+"""On the Lease: HOST:PORT of its holder's control API."""
 INDEX_KEY = "index.json"
 CONTROL_CA_KEY = "control-ca.crt"
 """The CA of the control API, PEM; beside the index, which does not name it."""

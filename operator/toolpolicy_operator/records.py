@@ -267,7 +267,7 @@ def digest(raw: bytes) -> str:
 def _foreign(metadata: Object) -> bool:
     """Another manager owns data, which server-side apply would leave in place."""
     return any(
-        entry.get("manager") != names.FIELD_MANAGER
+        (entry.get("manager"), entry.get("operation")) != (names.FIELD_MANAGER, "Apply")
         and any(part in _mapping(entry.get("fieldsV1")) for part in ("f:data", "f:binaryData"))
         for entry in _items(metadata.get("managedFields"))
     )

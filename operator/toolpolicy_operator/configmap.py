@@ -1,0 +1,162 @@
+"""The ConfigMap ``toolpolicy-rules`` of a namespace: its contents, whether what is there is already them, and sizes.
+
+Pure. The format is ``toolpolicy.policy.rulesindex``. Neither epoch nor revision changes while the policies stay the
+same: the same content is no write. The annotation ``toolpolicy.dev/epoch`` alone follows the Lease, so that a new
+writer takes possession of every ConfigMap (its resourceVersion changes, and a write that an old writer still has under
+way fails) without a reload in the pods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from toolpolicy.policy.load import MAX_POLICY
+from toolpolicy.policy.rulesindex import Index, IndexFault, parse_index
+from toolpolicy_operator import names
+from toolpolicy_operator.kube import POLICIES_API, Object
+from toolpolicy_operator.records import NamespaceRecord, PolicyRecord, RulesRecord, canonical, digest
+
+MAX_RULES = 900 * 1024
+"""Bytes of all policies of one namespace that admission lets in; a ConfigMap holds 1 MiB."""
+MAX_CONFIGMAP = 1024 * 1024
+ABSENT = "1"
+"""As the resourceVersion of an apply: create it, and fail with a conflict if it exists (no ConfigMap is that old)."""
+_LONGEST_KEY = 253
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the ConfigMap should say: the index's entries and each key's bytes."""
+
+    entries: Mapping[str, Object]
+    files: Mapping[str, bytes]
+    ca: str | None
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.files.values())) + len(self.ca or "") + len(canonical(self.entries))
+
+    def extras(self) -> dict[str, bytes]:
+        """Every key but the index."""
+        return {**self.files, **({names.CONTROL_CA_KEY: self.ca.encode()} if self.ca else {})}
+
+
+@dataclass(frozen=True)
+class Written:
+    """The index of a ConfigMap as it is: None where it can't be read."""
+
+    index: Index | None
+
+    @property
+    def revision(self) -> str | None:
+        return self.index.revision if self.index is not None else None
+
+    @property
+    def epoch(self) -> int:
+        return self.index.epoch if self.index is not None else 0
+
+
+def key_of(record: PolicyRecord) -> str:
+    """The key of a policy: ``toolpolicy.imaging.json``."""
+    prefix = record.kind.lower()
+    key = f"{prefix}.{record.name}.json"
+    if len(key) <= _LONGEST_KEY:
+        return key
+    return f"{prefix}.{record.name[:160]}.{hashlib.sha256(record.name.encode()).hexdigest()[:32]}.json"
+
+
+def contents(records: Iterable[PolicyRecord], ca: str | None) -> Contents:
+    """The contents for these policies. Invalid ones are left out."""
+    entries: dict[str, Object] = {}
+    files: dict[str, bytes] = {}
+    for record in records:
+        if record.policy is None:
+            continue
+        key = key_of(record)
+        entry: Object = {
+            "digest": record.digest, "kind": record.kind, "name": record.name,
+            "uid": record.uid, "generation": record.generation,
+        }  # fmt: skip
+        entries[key] = {**entry, "namespace": record.namespace} if record.namespace else entry
+        files[key] = record.manifest
+    return Contents(entries, files, ca)
+
+
+def written(current: RulesRecord | None) -> Written:
+    """The index that is there now."""
+    try:
+        return Written(parse_index(current.index) if current is not None and current.index else None)
+    except IndexFault:
+        return Written(None)
+
+
+def holds(wanted: Contents, current: RulesRecord) -> bool:
+    """Whether the ConfigMap's data say precisely this already: every key whole, none besides, the index right."""
+    found = written(current).index
+    if found is None or current.foreign:
+        return False
+    expected = {key: digest(raw) for key, raw in wanted.extras().items()}
+    expected[names.INDEX_KEY] = digest(document(wanted, found.epoch, found.revision))
+    return expected == dict(current.digests)
+
+
+def document(wanted: Contents, epoch: int, revision: str) -> bytes:
+    """The index, canonical: one content is one sequence of bytes."""
+    return canonical(
+        {
+            "apiVersion": POLICIES_API,
+            "kind": "RulesIndex",
+            "epoch": epoch,
+            "revision": revision,
+            "policies": dict(wanted.entries),
+        }
+    )
+
+
+def manifest(
+    wanted: Contents, namespace: NamespaceRecord, index: tuple[int, str], epoch: int, current: RulesRecord | None
+) -> Object:
+    """The ConfigMap to apply. ``index`` is the (epoch, revision) that its index says, ``epoch`` the writer's own.
+
+    It carries the uid and resourceVersion of ``current``, or asks not to exist yet: a write of one who looked before
+    someone else wrote fails with a conflict.
+    """
+    metadata: Object = {
+        "name": names.RULES_CONFIGMAP,
+        "namespace": namespace.name,
+        "annotations": {names.EPOCH_ANNOTATION: str(epoch)},
+        # An owner: it goes with the namespace, and Argo CD does not take it for an orphan.
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": namespace.name, "uid": namespace.uid}],
+        "resourceVersion": str(current.version) if current is not None else ABSENT,
+    }
+    if current is not None:
+        metadata["uid"] = current.uid
+    data = {key: raw.decode() for key, raw in sorted(wanted.extras().items())}
+    data[names.INDEX_KEY] = document(wanted, *index).decode()
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def policy_size(manifest: bytes) -> str | None:
+    """Why a policy of this size is refused, or None."""
+    if len(manifest) <= MAX_POLICY:
+        return None
+    return f"the policy has {len(manifest):,} bytes; at most {MAX_POLICY:,} are allowed: split it, or shorten it"
+
+
+def too_large(namespace: str, others: Sequence[PolicyRecord], size: int, before: int | None) -> str | None:
+    """Why a policy of ``size`` bytes does not fit beside the others of the namespace, or None.
+
+    ``before`` is its size until now, None for a new one. An edit that makes it no larger is never refused: it is how a
+    namespace that is too full gets out of it.
+    """
+    rest = sum(len(other.manifest) for other in others)
+    if rest + size <= MAX_RULES or (before is not None and size <= before):
+        return None
+    largest = sorted(others, key=lambda r: -len(r.manifest))[:3]
+    named = ", ".join(f"{r.kind} {r.name} {len(r.manifest):,}" for r in largest)
+    return (
+        f"the rules of namespace {namespace} would have {rest + size:,} bytes, at most {MAX_RULES:,} fit: "
+        f"this policy has {size:,}, {len(others)} others have {rest:,}" + (f" (largest: {named})" if named else "")
+    )
