@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -65,10 +66,10 @@ def venv(name: str) -> Path:
             f"{lock.relative_to(ROOT)} does not exist: write requirements/{name}.in, then run 'make lock'"
         )
     version = f"{sys.implementation.name}{sys.version_info[0]}{sys.version_info[1]}"
-    target = cache_dir() / f"venv-{name}-{version}-{_digest(lock)}"
-    with _building(target) as missing:
+    target = cache_dir() / f"venv-{name}-{version}-{digest(lock)}"
+    with building(target) as missing:
         if missing:
-            _say(f"installing requirements/{name}.txt (once)")
+            say(f"installing requirements/{name}.txt (once)")
             stdlib_venv.EnvBuilder(with_pip=True, symlinks=True, clear=True).create(target)
             pip = [str(target / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
             _run([*pip, "install", "-q", "--require-hashes", "-r", str(lock)], cwd=target)
@@ -78,10 +79,10 @@ def venv(name: str) -> Path:
 def node_modules() -> Path:
     """The ``node_modules`` folder of ``tests/node/package-lock.json``, filled by ``npm ci`` if it is not there."""
     source = ROOT / "tests" / "node"
-    target = cache_dir() / f"node-{_digest(source / 'package.json', source / 'package-lock.json')}"
-    with _building(target) as missing:
+    target = cache_dir() / f"node-{digest(source / 'package.json', source / 'package-lock.json')}"
+    with building(target) as missing:
         if missing:
-            _say("installing tests/node/package-lock.json (once)")
+            say("installing tests/node/package-lock.json (once)")
             target.mkdir(parents=True)
             for file in ("package.json", "package-lock.json"):
                 shutil.copyfile(source / file, target / file)
@@ -112,11 +113,11 @@ def go() -> Path:
 def go_program(source: Path) -> Path:
     """The program built from the Go module in ``source``, built once for each content of its files."""
     files = sorted(file for file in source.rglob("*") if file.suffix in {".go", ".mod", ".sum"})
-    target = cache_dir() / f"go-{source.name}-{_digest(ROOT / 'requirements' / 'test-go.txt', *files)}"
-    with _building(target) as missing:
+    target = cache_dir() / f"go-{source.name}-{digest(ROOT / 'requirements' / 'test-go.txt', *files)}"
+    with building(target) as missing:
         if missing:
             compiler = go()
-            _say(f"building {source.name} with Go (once)")
+            say(f"building {source.name} with Go (once)")
             target.mkdir(parents=True)
             _go_build(compiler, source, target / "program")
     return target / "program"
@@ -135,11 +136,11 @@ def go_binary(source: Path, name: str, links: Sequence[str] = (), *, stamped: st
     0.0.0.
     """
     required = (source / "go.mod").read_text()
-    target = cache_dir() / f"{name}-{_digest(source / 'go.sum', source / 'main.go')}"
-    with _building(target) as missing:
+    target = cache_dir() / f"{name}-{digest(source / 'go.sum', source / 'main.go')}"
+    with building(target) as missing:
         if missing:
             compiler = machine_go(required) or go()
-            _say(f"building {name} with {compiler} (once; Kubernetes takes 8 to 20 minutes on two cores)")
+            say(f"building {name} with {compiler} (once; Kubernetes takes 8 to 20 minutes on two cores)")
             target.mkdir(parents=True)
             flags = ["-trimpath", "-buildvcs=false", f"-ldflags={_version_flags(required, stamped)}"]
             _go_build(compiler, source, target / name, *flags, timeout=BUILD_TIMEOUT)
@@ -183,22 +184,47 @@ def _version_flags(required: str, module: str) -> str:
     return flags
 
 
+def packages(name: str, python: tuple[int, int]) -> Path:
+    """The wheels of ``requirements/NAME.txt`` unpacked for CPython ``python`` on Linux of this machine's architecture:
+    the folder for a container's ``PYTHONPATH``.
+    """
+    lock = ROOT / "requirements" / f"{name}.txt"
+    version = "".join(map(str, python))
+    target = cache_dir() / f"packages-{name}-cp{version}-{digest(lock)}"
+    with building(target) as missing:
+        if missing:
+            say(f"unpacking requirements/{name}.txt for CPython {'.'.join(map(str, python))} (once)")
+            target.mkdir(parents=True)
+            tags = [f"manylinux_2_{minor}_{platform.machine()}" for minor in range(36, 16, -1)]
+            tags += [f"manylinux2014_{platform.machine()}"]
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
+            wanted = ["--require-hashes", "-r", str(lock), "--only-binary=:all:", "--no-compile"]
+            machine = ["--implementation=cp", f"--python-version={version}", *(f"--platform={tag}" for tag in tags)]
+            _run([*pip, *wanted, *machine, f"--target={target / 'lib'}"], cwd=target)
+    return target / "lib"
+
+
 def child_environment(**extra: str) -> dict[str, str]:
-    """The environment for an installed program: without this Python's own settings, Node 22 first on ``PATH``."""
+    """The environment for an installed program: without this Python's own settings and those of the tests, which a
+    sidecar would refuse as unknown; Node 22 first on ``PATH``.
+    """
     environment = {
-        key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+        key: value
+        for key, value in os.environ.items()
+        if key not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"} and not key.startswith("TOOLPOLICY_TEST_")
     }
     with contextlib.suppress(InstallError):
         environment["PATH"] = f"{node().parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     return environment | extra
 
 
-def _digest(*files: Path) -> str:
+def digest(*files: Path) -> str:
+    """A name for the content of ``files``."""
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _building(target: Path) -> Generator[bool]:
+def building(target: Path) -> Generator[bool]:
     """Hold the lock of ``target`` and say whether to build it; the marker is set when the body ends without error."""
     if (target / MARKER).exists():
         yield False
@@ -232,7 +258,7 @@ def _run(command: Sequence[str], cwd: Path, *, timeout: float = INSTALL_TIMEOUT,
                 spent = time.monotonic() - started
                 if spent > timeout:
                     raise InstallError(f"{shown}\ndid not end within {timeout:.0f} s: is the package index reachable?")
-                _say(f"still at it after {spent / 60:.0f} min: {shown[:100]}")
+                say(f"still at it after {spent / 60:.0f} min: {shown[:100]}")
         finally:
             child.kill()
             child.wait()
@@ -248,7 +274,8 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
     return None
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line on standard error: what takes long, or what was made."""
     sys.stderr.write(f"toolpolicy: {text}\n")
     sys.stderr.flush()
 
@@ -258,7 +285,7 @@ def main() -> None:
     makers = {"kubernetes": kubernetes, "node": node_modules}
     for name in sys.argv[1:]:
         try:
-            _say(f"{name}: {makers[name]()}" if name in makers else f"{name}: {venv(name)}")
+            say(f"{name}: {makers[name]()}" if name in makers else f"{name}: {venv(name)}")
         except InstallError as error:
             raise SystemExit(f"toolpolicy: {error}") from None
 

@@ -17,8 +17,9 @@ from cluster import foreign, keeper
 from cluster.control import ClusterError, Components, ControlPlane, boot, has_account, install_crds, layout, programs
 from tools.environments import InstallError
 
-RUN = "TOOLPOLICY_TEST_RUN"
-"""Set by the process that was called as pytest: its own id, which its parallel workers inherit."""
+RUN = "PYTEST_CLUSTERS_OF"
+"""Set by the process that was called as pytest: its own id, which its parallel workers inherit. No ``TOOLPOLICY_``
+name: a sidecar refuses one that it does not know."""
 ACCOUNT_DEADLINE = 60.0
 CLUSTERS = {"control_plane", "own_control_plane"}
 
