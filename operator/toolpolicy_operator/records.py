@@ -122,10 +122,9 @@ class PodRecord:
         return self.injected and not self.ended
 
     @property
-    def admitted_namespace_labels(self) -> Labels | None:
-        """The labels of its namespace at admission, where it was injected and says so."""
-        text = self.annotations.get(names.NAMESPACE_LABELS_ANNOTATION)
-        return _labels_from_json(text) if self.injected and text is not None else None
+    def admitted_in(self) -> str | None:
+        """The labels of its namespace at admission, as JSON; None where no sidecar runs or none were noted."""
+        return self.annotations.get(names.NAMESPACE_LABELS_ANNOTATION) if self.guarded else None
 
     @property
     def opted_out(self) -> bool:
@@ -284,12 +283,13 @@ def _controller(metadata: Object) -> Owner | None:
 def _admitted_labels(sidecar: Object) -> Labels | None:
     for variable in _items(sidecar.get("env")):
         if variable.get("name") == _POD_LABELS_ENV:
-            return _labels_from_json(str(variable.get("value") or ""))
+            return labels_from_json(str(variable.get("value") or ""))
     return None
 
 
 @lru_cache(maxsize=1024)
-def _labels_from_json(text: str) -> Labels | None:
+def labels_from_json(text: str) -> Labels | None:
+    """Labels from a JSON object; None for anything else."""
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ deleted: no late event or older LIST brings it back.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -26,6 +26,7 @@ from toolpolicy_operator.records import (
     Record,
     RulesRecord,
     identity,
+    labels_from_json,
     record,
 )
 
@@ -51,6 +52,7 @@ class Store:
         self._in_namespace: dict[Kind, defaultdict[str, dict[str, Record]]] = {
             kind: defaultdict(dict) for kind in (Kind.TOOL_POLICY, Kind.POD)
         }
+        self._admitted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._synced: set[Kind] = set()
         self._listeners: list[Listener] = []
@@ -69,6 +71,7 @@ class Store:
         self._records[kind][key] = new
         if kind in self._in_namespace and key[0] is not None:
             self._in_namespace[kind][key[0]][key[1]] = new
+        self._count_admitted(known, new)
         self._tell(Change(kind, known, new))
         return True
 
@@ -76,6 +79,10 @@ class Store:
         """An object that was deleted. False if it was not known."""
         uid, _, key = identity(obj)
         return self._forget(kind, key, uid)
+
+    def forget_rules(self, found: RulesRecord) -> bool:
+        """Rules that we deleted ourselves, before the watch says so."""
+        return self._forget(Kind.RULES, found.key, found.uid)
 
     def replace(self, kind: Kind, listing: Listing) -> int:
         """A LIST: what it has is put, what it lacks and is not newer is removed. Returns how much was not known."""
@@ -100,8 +107,19 @@ class Store:
             inside.pop(key[1], None)
             if not inside:
                 del self._in_namespace[kind][key[0]]
+        self._count_admitted(known, None)
         self._tell(Change(kind, known, None))
         return True
+
+    def _count_admitted(self, old: Record | None, new: Record | None) -> None:
+        for pod, step in ((old, -1), (new, 1)):
+            if isinstance(pod, PodRecord) and pod.admitted_in is not None:
+                counts = self._admitted[pod.namespace]
+                counts[pod.admitted_in] += step
+                if counts[pod.admitted_in] <= 0:
+                    del counts[pod.admitted_in]
+                if not counts:
+                    del self._admitted[pod.namespace]
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -197,12 +215,8 @@ class Store:
 
     def _label_sets(self, namespace: str) -> list[Labels]:
         """The namespace's labels now, and those at the admission of pods that still run."""
-        sets: dict[int, Labels] = {0: self.namespace_labels(namespace)}
-        for pod in self.pods_in(namespace):
-            admitted = pod.admitted_namespace_labels if pod.guarded else None
-            if admitted is not None:
-                sets[id(admitted)] = admitted  # the parsed labels are shared by pods that have the same
-        return list(sets.values())
+        admitted = (labels_from_json(text) for text in self._admitted.get(namespace, ()))
+        return [self.namespace_labels(namespace), *(labels for labels in admitted if labels is not None)]
 
     def selected(self, found: PolicyRecord) -> list[PodRecord]:
         """The pods that the policy selects: by their labels now, or those at admission where a sidecar runs."""
@@ -212,7 +226,7 @@ class Store:
         return [
             pod
             for space in spaces
-            if self.reaches(found, space)
+            if self._in_namespace[Kind.POD].get(space) and self.reaches(found, space)
             for pod in self.pods_in(space)
             if selects(found.policy, pod)
         ]
