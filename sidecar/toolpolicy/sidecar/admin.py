@@ -1,4 +1,5 @@
-"""The admin port: ``/healthz``, ``/readyz``, ``/status`` and ``/metrics``, never on the port that serves MCP.
+"""The admin port: ``/healthz``, ``/readyz``, ``/status``, ``/metrics`` and the server's own probes, never on the port
+that serves MCP.
 
 Readiness says whether *the sidecar* can do its work: rules in force, an audit that can be written, not draining. It
 does not depend on the MCP server: a pod whose server is down would otherwise lose the place where its refusals are
@@ -16,10 +17,14 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from toolpolicy import __version__
+from toolpolicy.sidecar.listeners import EVERYWHERE, bind_everywhere
 from toolpolicy.sidecar.metrics import Metrics
+from toolpolicy.sidecar.probes import Probes
 from toolpolicy.sidecar.rules import RulesStatus
 
 log = logging.getLogger(__name__)
+
+BACKLOG = 32
 
 
 class RulesView(Protocol):
@@ -52,6 +57,8 @@ class Health:
     draining: bool = False
     extra: dict[str, Callable[[], Any]] = field(default_factory=dict[str, Callable[[], Any]])
     """Further members of ``/status``."""
+    notes: list[Callable[[], str | None]] = field(default_factory=list[Callable[[], "str | None"]])
+    """Further reasons to be shown; none of them ends readiness."""
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Ready or not, and the detail. A set of rules that was refused leaves the sidecar ready with the last good
@@ -67,6 +74,7 @@ class Health:
             reasons.append(f"the audit can't be written: {self.audit.last_error}")
         if self.rules.status.problems:
             reasons.append("the newest rules were refused; see rules.problems")
+        reasons.extend(said for note in self.notes if (said := note()))
         return ready, {"ready": ready, "reasons": reasons, "draining": self.draining, **self._parts()}
 
     def status(self) -> dict[str, Any]:
@@ -130,16 +138,20 @@ class Admin:
         await self._runner.cleanup()
 
 
-async def start_admin(address: str, health: Health, metrics: Metrics) -> Admin:
+async def start_admin(address: str, health: Health, metrics: Metrics, probes: Probes | None = None) -> Admin:
     """Serve ``HOST:PORT`` until closed. Raises OSError if the port is taken, ValueError for an address that is none."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"admin address {address!r}: expected HOST:PORT")
     describe(metrics, health)
-    runner = web.AppRunner(application(health, metrics), access_log=None, keepalive_timeout=15, handle_signals=False)
+    app = application(health, metrics, probes)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=15, handle_signals=False)
     await runner.setup()
-    site = web.TCPSite(runner, host.strip("[]") or None, int(port), backlog=32)
     try:
+        if host.strip("[]") in EVERYWHERE:
+            site = web.SockSite(runner, bind_everywhere(int(port), BACKLOG), backlog=BACKLOG)
+        else:
+            site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=BACKLOG)
         await site.start()
     except OSError:
         await runner.cleanup()
@@ -147,7 +159,7 @@ async def start_admin(address: str, health: Health, metrics: Metrics) -> Admin:
     return Admin(runner, runner.addresses[0][1])
 
 
-def application(health: Health, metrics: Metrics) -> web.Application:
+def application(health: Health, metrics: Metrics, probes: Probes | None = None) -> web.Application:
     """GET and HEAD only; no request has a body that is read."""
 
     async def healthz(request: web.Request) -> web.StreamResponse:
@@ -164,12 +176,20 @@ def application(health: Health, metrics: Metrics) -> web.Application:
         body, content_type = metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type, "Server": "toolpolicy"})
 
+    async def probe(request: web.Request) -> web.StreamResponse:
+        key = f"{request.match_info['container']}/{request.match_info['kind']}"
+        if probes is None or key not in probes:
+            return _plain(404, "no such probe is configured\n")
+        passed, found = await probes.ask(key)
+        return _plain(200 if passed else 503, f"{'ok' if passed else 'failed'}: {found}\n")
+
     app = web.Application(client_max_size=1024)
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
         "/healthz": healthz,
         "/readyz": readyz,
         "/status": status,
         "/metrics": metrics_,
+        "/probe/{container}/{kind}": probe,
     }
     for path, handler in routes.items():
         app.router.add_get(path, handler)

@@ -175,6 +175,14 @@ async def serve(
         metrics.follow(lambda name: sidecar.catalogue.get(name) is not None)
         stack.push_async_callback(sidecar.drain)
         health = Health(rules, audit, state.size)
+        if settings.control_url:
+            from toolpolicy.sidecar.control import Reporter, start_reporting
+
+            reporting = start_reporting(
+                settings, Reporter(settings, rules, [sidecar.catalogue], audit), health, metrics
+            )
+            rules.subscribe(reporting.poke)
+            stack.push_async_callback(reporting.close)
         admin_at = await _admin(stack, settings, health, metrics)
         watching = asyncio.create_task(rules.watch())
         stack.callback(watching.cancel)
