@@ -17,18 +17,22 @@ Labels = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What selectors are matched against. ``now`` is None where the labels of the running pod aren't known."""
+    """What selectors are matched against. ``now`` is None where the labels of the running pod aren't known.
+
+    ``namespace_labels`` is None where somebody else has matched them: the operator puts a ClusterToolPolicy into a
+    namespace's set because it selects that namespace, now or at the admission of a pod still running.
+    """
 
     namespace: str
     admitted: Labels = field(default_factory=dict[str, str])
     now: Labels | None = None
-    namespace_labels: Labels = field(default_factory=dict[str, str])
+    namespace_labels: Labels | None = field(default_factory=dict[str, str])
 
 
-def selects(policy: Policy, labels: Labels, namespace: str, namespace_labels: Labels) -> bool:
-    """True if the policy applies to a pod with these labels in this namespace."""
+def selects(policy: Policy, labels: Labels, namespace: str, namespace_labels: Labels | None) -> bool:
+    """True if the policy applies to a pod with these labels in this namespace (``namespace_labels``: see Pod)."""
     if isinstance(policy, ClusterToolPolicy):
-        if not matches(policy.spec.namespace_selector, namespace_labels):
+        if namespace_labels is not None and not matches(policy.spec.namespace_selector, namespace_labels):
             return False
     elif policy.metadata.namespace != namespace:
         return False

@@ -7,6 +7,7 @@ both listen: no connection is refused.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -18,6 +19,8 @@ from toolpolicy.sidecar.settings import Settings
 from toolpolicy.sidecar.target import Target
 
 BACKLOG = 1024
+EVERYWHERE = ("", "::")
+"""Hosts of a HOST:PORT that mean every address, of IPv4 as well."""
 
 
 class AddressFault(ValueError):
@@ -36,24 +39,44 @@ def open_socket(address: str) -> tuple[socket.socket, int, str]:
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise AddressFault(f"can't listen on {address!r}: expected HOST:PORT or unix:PATH")
     try:
-        found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, where = found[0]
-        listener = socket.socket(family, kind, protocol)
+        listener = bind_everywhere(int(port)) if host in EVERYWHERE else _bind(host, int(port))
     except OSError as error:
-        raise AddressFault(f"can't listen on {address}: {error.strerror or error}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and not host:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(where)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
         raise AddressFault(f"can't listen on {address}: {error.strerror or error}") from None
     actual = listener.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host or "0.0.0.0"  # noqa: S104 -- only shown
-    return listener, actual, f"{shown}:{actual}"
+    shown = listener.getsockname()[0] if host in EVERYWHERE else host
+    return listener, actual, f"[{shown}]:{actual}" if ":" in shown else f"{shown}:{actual}"
+
+
+def bind_everywhere(port: int, backlog: int = BACKLOG) -> socket.socket:
+    """Listen on all addresses of both families by one socket; of IPv4 alone where the kernel has IPv6 off. Raises
+    OSError.
+    """
+    try:
+        return _listen(socket.AF_INET6, ("::", port), backlog)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+    return _listen(socket.AF_INET, ("0.0.0.0", port), backlog)  # noqa: S104 -- what was asked for
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return _listen(family, where, BACKLOG)
+
+
+def _listen(family: int, where: tuple[object, ...], backlog: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if where[0] == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(where)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _unix(path: str) -> socket.socket:

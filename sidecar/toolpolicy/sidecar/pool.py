@@ -13,8 +13,9 @@ import os
 import select
 import ssl
 
+from toolpolicy.sidecar.near import Near
 from toolpolicy.sidecar.settings import Settings
-from toolpolicy.sidecar.target import Target
+from toolpolicy.sidecar.target import LOOPBACK, Target
 from toolpolicy.sidecar.upstream import Connection, Died, Receiver
 
 SWEEP = 0.5
@@ -28,6 +29,9 @@ class Pool:
 
     def __init__(self, target: Target, settings: Settings, ssl_context: ssl.SSLContext | None = None) -> None:
         self.target = target
+        in_our_pod = bool(settings.pod_namespace) and target.host in LOOPBACK
+        self._near = Near(target.port, target.host) if in_our_pod else None
+        """A server of our own pod may be bound to another of the pod's addresses."""
         self.max_head = settings.max_answer_head
         self._connect_timeout = settings.connect_timeout
         self._first_byte = settings.first_byte_timeout
@@ -127,10 +131,15 @@ class Pool:
         target = self.target
         if target.socket_path is not None:
             return (await self._loop.create_unix_connection(lambda: Connection(self), target.socket_path))[1]
-        name = target.host if self._ssl is not None else None
+        if self._near is None:
+            return await self._connect_to(target.host)
+        return await self._near.reach(self._connect_to)
+
+    async def _connect_to(self, host: str) -> Connection:
+        name = self.target.host if self._ssl is not None else None
         return (
             await self._loop.create_connection(
-                lambda: Connection(self), target.host, target.port, ssl=self._ssl, server_hostname=name
+                lambda: Connection(self), host, self.target.port, ssl=self._ssl, server_hostname=name
             )
         )[1]
 

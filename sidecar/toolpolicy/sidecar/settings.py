@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from toolpolicy.policy.duration import parse_duration
+from toolpolicy.sidecar.target import parse_servers
 
 PREFIX = "TOOLPOLICY_"
 _NOT_SETTINGS = frozenset({"TOOLPOLICY_CACHE", "TOOLPOLICY_DEBUG"})
@@ -70,6 +71,11 @@ class Settings:
         "127.0.0.1:8080", "Where MCP is served: HOST:PORT, unix:PATH, or stdio. Port 0 takes any free port."
     )
     upstream: str = _text("", "The MCP server: http://HOST:PORT/PATH, https://…, or unix:PATH.")
+    servers: str = _text(
+        "",
+        "A pod's MCP ports, instead of listen and upstream: LISTENPORT=TARGETPORT, several separated by commas. Each "
+        "is listened at on all addresses, and leads to the server of the same pod at TARGETPORT.",
+    )
     admin: str = _text(
         "127.0.0.1:9901", "Where health, readiness, status and metrics are served: HOST:PORT; empty for nowhere."
     )
@@ -80,6 +86,11 @@ class Settings:
         "", "PEM file of the certificate chain that MCP is served with; empty: plain HTTP."
     )
     tls_key_file: str = _text("", "PEM file of that certificate's key.")
+    probes: str = _text(
+        "",
+        'Probes that the admin port answers by asking the server: {"app/liveness": {"type": "http", "port": 8000, '
+        '"path": "/healthz"}}, as JSON, asked at /probe/app/liveness; types http, tcp and grpc.',
+    )
 
     # Rules
     rules: str = _text("", "A policy file, or a directory: plain, or a mounted ConfigMap with index.json.")
@@ -93,7 +104,11 @@ class Settings:
     pod_namespace: str = _text("", "The pod's namespace; empty without a cluster, where every policy applies.")
     pod_labels: str = _text("", "The pod's labels at admission, as a JSON object.")
     pod_labels_file: str = _text("", "The pod's labels now: a downward API file, read again when it changes.")
-    namespace_labels: str = _text("", "The namespace's labels at admission, as a JSON object.")
+    namespace_labels: str = _text(
+        "",
+        "The namespace's labels, as a JSON object. Not asked where rules_index is required: then the index holds only "
+        "what selects the namespace.",
+    )
     server_name: str = _text("", "The owning workload, for limits per Server; empty: the upstream's address.")
 
     # Requests
@@ -247,6 +262,7 @@ def inconsistencies(settings: Settings) -> list[str]:
         found.append("TOOLPOLICY_AUDIT_KEY and TOOLPOLICY_AUDIT_KEY_FILE: give one of them")
     if settings.admin and settings.admin == settings.listen and not settings.admin.endswith(":0"):
         found.append(f"TOOLPOLICY_ADMIN: {settings.admin} is where MCP is served; the admin port must be another")
+    found.extend(_pod_faults(settings))
     if settings.control_url:
         if not settings.control_url.startswith("https://"):
             found.append(f"TOOLPOLICY_CONTROL_URL: {settings.control_url[:80]!r}: expected https://HOST:PORT")
@@ -258,6 +274,31 @@ def inconsistencies(settings: Settings) -> list[str]:
         found.append(
             "TOOLPOLICY_AUDIT: stdout carries MCP when TOOLPOLICY_LISTEN is stdio; give a file, stderr or none"
         )
+    return found
+
+
+def _pod_faults(settings: Settings) -> list[str]:
+    from toolpolicy.sidecar.probes import parse_probes
+
+    found: list[str] = []
+    if settings.servers:
+        try:
+            pairs = parse_servers(settings.servers)
+        except ValueError as error:
+            found.append(f"TOOLPOLICY_SERVERS: {error}")
+        else:
+            admin = settings.admin.rpartition(":")[2]
+            if any(admin == str(port) for pair in pairs for port in pair):
+                found.append(f"TOOLPOLICY_ADMIN: port {admin} is also in TOOLPOLICY_SERVERS")
+        if settings.upstream:
+            found.append("TOOLPOLICY_UPSTREAM: TOOLPOLICY_SERVERS says where the servers are; give one of them")
+    if settings.probes:
+        try:
+            parse_probes(settings.probes)
+        except ValueError as error:
+            found.append(f"TOOLPOLICY_PROBES: {error}")
+        if not settings.admin:
+            found.append("TOOLPOLICY_PROBES: probes are answered at TOOLPOLICY_ADMIN, which is empty")
     return found
 
 

@@ -1,10 +1,13 @@
-"""Where the MCP server is: the one fixed upstream that a sidecar forwards to. Parsing only, no I/O."""
+"""Where the MCP server is: the one fixed upstream that a sidecar forwards to, for each port. Parsing only, no I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+MAX_SERVERS = 16
+"""MCP ports of one pod."""
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 FORMS = "http://HOST:PORT/PATH, https://HOST/PATH or unix:/PATH/TO.sock"
 
 
@@ -38,6 +41,34 @@ class Target:
         if self.socket_path is not None:
             return f"unix:{self.socket_path}"
         return f"{'https' if self.tls else 'http'}://{self.authority.decode()}{self.path}"
+
+
+def parse_servers(text: str) -> tuple[tuple[int, int], ...]:
+    """``15771=8000,15773=9000`` as pairs of (port to listen at, port of the pod's MCP server).
+
+    Raises ValueError with what is wrong and what is expected.
+    """
+    pairs: list[tuple[int, int]] = []
+    for part in text.split(","):
+        listen, separator, port = part.strip().partition("=")
+        if not separator or not _is_port(listen) or not _is_port(port):
+            raise ValueError(f"{part.strip()[:40]!r}: expected LISTENPORT=TARGETPORT, several separated by commas")
+        pairs.append((int(listen), int(port)))
+    listens, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    for ports in (listens, targets):
+        twice = sorted({port for port in ports if ports.count(port) > 1})
+        if twice:
+            raise ValueError(f"port {twice[0]} is given twice")
+    both = sorted(set(listens) & set(targets))
+    if both:
+        raise ValueError(f"port {both[0]} is listened at and a server's")
+    if len(pairs) > MAX_SERVERS:
+        raise ValueError(f"{len(pairs)} servers are more than {MAX_SERVERS}")
+    return tuple(pairs)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536
 
 
 def parse_target(url: str) -> Target:
