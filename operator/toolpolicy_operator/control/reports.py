@@ -7,7 +7,7 @@ They are kept for one term only: a replica that takes over (again) starts with n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from toolpolicy_operator.control.report import Report, Tool
@@ -44,6 +44,9 @@ class Reports:
         self._catalogues: dict[tuple[Tool, ...], _Catalogue] = {}
         self._tools = 0
         self._listeners: list[Changed] = []
+        self._generations: dict[str, tuple[int, float]] = {}
+        self.held_since = clock()
+        """When this term began."""
 
     def __len__(self) -> int:
         return len(self._by_uid)
@@ -60,8 +63,21 @@ class Reports:
     def begin(self) -> None:
         """A new term as holder of the Lease: nothing has been reported to it yet."""
         self._by_uid.clear()
+        self._generations.clear()
         self._catalogues.clear()
         self._tools = 0
+        self.held_since = self._clock()
+
+    def now(self) -> float:
+        """By the clock that reports are stamped with."""
+        return self._clock()
+
+    def known_since(self, uid: str, generation: int) -> float:
+        """When this generation of a policy was first asked for in this term: an older report is not about it."""
+        known = self._generations.get(uid)
+        if known is None or known[0] != generation:
+            known = self._generations[uid] = (generation, self._clock())
+        return known[1]
 
     def put(self, report: Report) -> bool:
         """Keep the report as its pod's last; True if it says something new. At the cap a new pod's is dropped."""
@@ -85,10 +101,12 @@ class Reports:
         if gone is not None:
             self._release_tools(gone.report)
 
-    def prune(self, exists: Callable[[str], bool]) -> None:
-        """Forget every pod that does not exist."""
-        for uid in [uid for uid in self._by_uid if not exists(uid)]:
+    def prune(self, pods: Container[str], policies: Container[str]) -> None:
+        """Forget every pod and policy whose UID is not in these."""
+        for uid in [uid for uid in self._by_uid if uid not in pods]:
             self.forget(uid)
+        for uid in [uid for uid in self._generations if uid not in policies]:
+            del self._generations[uid]
 
     def _share_tools(self, report: Report) -> Report:
         """Pods of one workload list the same tools: they are kept once."""
