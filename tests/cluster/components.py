@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from cluster import pki
 
@@ -41,6 +43,19 @@ class Layout:
     peer_port: int
     node: str = ""
     """The node's name; empty for a control plane without one."""
+    host: str = "127.0.0.1"
+    """This machine's address as the API server and pods see it."""
+    cgroup: str = ""
+    """The control group of the node's pods."""
+
+    @classmethod
+    def loads(cls, text: str) -> Layout:
+        values = cast(dict[str, Any], json.loads(text))
+        values["folder"] = Path(values["folder"])
+        return cls(**values)
+
+    def dumps(self) -> str:
+        return json.dumps(dataclasses.asdict(self), default=str)
 
     @property
     def url(self) -> str:
@@ -62,7 +77,7 @@ class Layout:
         return self.pki / f"{user}.kubeconfig"
 
 
-def prepare(layout: Layout, *addresses: str) -> None:
+def prepare(layout: Layout) -> None:
     """Fill an empty folder: the authority, the servers' certificates, a kubeconfig for each user, the audit policy."""
     folder = layout.pki
     folder.mkdir(parents=True)
@@ -71,7 +86,7 @@ def prepare(layout: Layout, *addresses: str) -> None:
     authority.save(folder)
     service = "kubernetes.default.svc"
     names = ("localhost", "kubernetes", "kubernetes.default", service, f"{service}.cluster.local", KUBERNETES_SERVICE)
-    here = ("127.0.0.1", layout.address, *addresses)
+    here = ("127.0.0.1", layout.address, layout.host)
     pki.save(folder, "apiserver", authority.issue("kube-apiserver", addresses=[*names, *here]))
     pki.save(folder, "front-proxy", authority.issue("front-proxy-client"))
     pki.save(folder, "apiserver-kubelet", authority.issue("kube-apiserver-kubelet-client", ["system:masters"]))

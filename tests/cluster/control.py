@@ -193,21 +193,26 @@ def boot(plan: Layout, parts: Components) -> ControlPlane:
     for name in ("controllers", "scheduler"):
         if name in parts.commands:
             parts.start(name)
-    plane = ControlPlane(
-        kubeconfig=plan.kubeconfig("admin"),
-        url=plan.url,
-        ca=plan.pki / "ca.crt",
-        programs=parts.programs,
-        host="127.0.0.1",
-        folder=plan.folder,
-        keys=plan.pki,
-        audit=plan.audit_log,
-        controllers="controllers" in parts.commands,
-    )
+    plane = described(plan, parts.programs, controllers="controllers" in parts.commands)
     install_crds(plane)
     if plane.controllers:
         wait_until(lambda: has_account(plane, "default"), "default ServiceAccount", parts)
     return plane
+
+
+def described(plan: Layout, programs: Path, *, controllers: bool = True) -> ControlPlane:
+    """How to reach what was laid out by ``plan``."""
+    return ControlPlane(
+        kubeconfig=plan.kubeconfig("admin"),
+        url=plan.url,
+        ca=plan.pki / "ca.crt",
+        programs=programs,
+        host=plan.host,
+        folder=plan.folder,
+        keys=plan.pki,
+        audit=plan.audit_log,
+        controllers=controllers,
+    )
 
 
 def install_crds(plane: ControlPlane) -> None:

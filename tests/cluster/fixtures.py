@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from cluster import foreign, keeper
+from cluster import foreign, images, keeper
+from cluster import node as nodes
 from cluster.control import ClusterError, Components, ControlPlane, boot, has_account, install_crds, layout, programs
 from tools.environments import InstallError
 
@@ -21,7 +22,7 @@ RUN = "PYTEST_CLUSTERS_OF"
 """Set by the process that was called as pytest: its own id, which its parallel workers inherit. No ``TOOLPOLICY_``
 name: a sidecar refuses one that it does not know."""
 ACCOUNT_DEADLINE = 60.0
-CLUSTERS = {"control_plane", "own_control_plane"}
+CLUSTERS = {"control_plane", "own_control_plane", "node"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,13 +60,34 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         pytest.fail(f"these tests need a Kubernetes API server: {error}", pytrace=False)
 
 
+@pytest.fixture(scope="session")
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
+    """A Kubernetes with a real node that has the images of :mod:`cluster.images`, for the whole run."""
+    chosen = os.environ.get("TOOLPOLICY_TEST_KUBECONFIG")
+    try:
+        if chosen:
+            plane = foreign.join(chosen, tmp_path_factory.mktemp("cluster"))
+            install_crds(plane)
+            return plane
+        with uncaptured(request.config):
+            nodes.ensure_packages()
+            nodes.programs()
+            images.prepare()
+        return keeper.obtain("node", os.environ[RUN])
+    except (ClusterError, InstallError) as error:
+        pytest.fail(f"these tests need a Kubernetes node: {error}", pytrace=False)
+
+
+@pytest.fixture
+def node_namespace(node: ControlPlane) -> Generator[str]:
+    """A namespace on the node's cluster, as ``namespace`` is one on the control plane."""
+    yield from fresh_namespace(node)
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Generator[str]:
     """A namespace of the test's own, with its ServiceAccount; deleted afterwards, which nobody waits for."""
-    name = f"t-{uuid.uuid4().hex[:10]}"
-    create_namespace(control_plane, name)
-    yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
+    yield from fresh_namespace(control_plane)
 
 
 @pytest.fixture
@@ -86,6 +108,14 @@ def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
     """A block whose output reaches the terminal."""
     capture = cast(Any, config.pluginmanager.getplugin("capturemanager"))
     return capture.global_and_fixture_disabled() if capture else nullcontext()
+
+
+def fresh_namespace(plane: ControlPlane) -> Generator[str]:
+    """A new namespace, deleted when the generator ends."""
+    name = f"t-{uuid.uuid4().hex[:10]}"
+    create_namespace(plane, name)
+    yield name
+    plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
 
 
 def create_namespace(plane: ControlPlane, name: str, **labels: str) -> None:

@@ -28,10 +28,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+from cluster import node
 from cluster.control import ClusterError, Components, ControlPlane, boot, layout, programs
 from tools import environments
 
-START_DEADLINE = 300.0
+START_DEADLINE = 1200.0
+"""Seconds; a node may first have to wait for that of another run."""
 STOP_DEADLINE = 60.0
 Stop = Callable[[], None]
 
@@ -166,14 +168,14 @@ def _control(folder: Path) -> tuple[ControlPlane, Stop]:
 
 
 def _starter(kind: str) -> Callable[[Path], tuple[ControlPlane, Stop]]:
-    return {"control": _control}[kind]
+    return {"control": _control, "node": node.start}[kind]
 
 
 def _cleaner(kind: str) -> Callable[[Path], None]:
     def nothing(_: Path) -> None:
         return
 
-    return {"control": nothing}[kind]
+    return {"node": node.clean}.get(kind, nothing)
 
 
 if __name__ == "__main__":
