@@ -9,18 +9,17 @@ way fails) without a reload in the pods.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from toolpolicy.policy.load import MAX_POLICY
 from toolpolicy.policy.rulesindex import Index, IndexFault, parse_index
 from toolpolicy_operator import names
 from toolpolicy_operator.kube import POLICIES_API, Object
 from toolpolicy_operator.records import NamespaceRecord, PolicyRecord, RulesRecord, canonical, digest
 
-MAX_RULES = 900 * 1024
-"""Bytes of all policies of one namespace that admission lets in; a ConfigMap holds 1 MiB."""
 MAX_CONFIGMAP = 1024 * 1024
+"""Bytes that a ConfigMap holds. Admission lets in less (``admission/sizes.py``); a namespace whose labels change may
+still be reached by too many policies at once."""
 ABSENT = "1"
 """As the resourceVersion of an apply: create it, and fail with a conflict if it exists (no ConfigMap is that old)."""
 _LONGEST_KEY = 253
@@ -136,27 +135,3 @@ def manifest(
     data = {key: raw.decode() for key, raw in sorted(wanted.extras().items())}
     data[names.INDEX_KEY] = document(wanted, *index).decode()
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-
-
-def policy_size(manifest: bytes) -> str | None:
-    """Why a policy of this size is refused, or None."""
-    if len(manifest) <= MAX_POLICY:
-        return None
-    return f"the policy has {len(manifest):,} bytes; at most {MAX_POLICY:,} are allowed: split it, or shorten it"
-
-
-def too_large(namespace: str, others: Sequence[PolicyRecord], size: int, before: int | None) -> str | None:
-    """Why a policy of ``size`` bytes does not fit beside the others of the namespace, or None.
-
-    ``before`` is its size until now, None for a new one. An edit that makes it no larger is never refused: it is how a
-    namespace that is too full gets out of it.
-    """
-    rest = sum(len(other.manifest) for other in others)
-    if rest + size <= MAX_RULES or (before is not None and size <= before):
-        return None
-    largest = sorted(others, key=lambda r: -len(r.manifest))[:3]
-    named = ", ".join(f"{r.kind} {r.name} {len(r.manifest):,}" for r in largest)
-    return (
-        f"the rules of namespace {namespace} would have {rest + size:,} bytes, at most {MAX_RULES:,} fit: "
-        f"this policy has {size:,}, {len(others)} others have {rest:,}" + (f" (largest: {named})" if named else "")
-    )

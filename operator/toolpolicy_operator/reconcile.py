@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from toolpolicy_operator import configmap, names, tasks
@@ -17,7 +17,7 @@ from toolpolicy_operator.configmap import Contents
 from toolpolicy_operator.election import Election
 from toolpolicy_operator.kube import Api, ApiError, Object, api_path
 from toolpolicy_operator.queue import Pace, WorkQueue
-from toolpolicy_operator.records import Kind, NamespaceRecord, PodRecord, RulesRecord
+from toolpolicy_operator.records import Kind, NamespaceRecord, PodRecord, PolicyRecord, RulesRecord
 from toolpolicy_operator.store import Change, Store
 from toolpolicy_operator.tasks import Task, What
 
@@ -35,7 +35,7 @@ Observe = Callable[[Task, str, float], None]
 class Reconciler:
     """``ca`` gives the PEM of the control API's CA: None while there is none yet, empty where none is used.
 
-    ``steps`` do what this class does not: by kind of task.
+    Tasks of a kind that nobody does (:meth:`step`) are not queued.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class Reconciler:
         election: Election,
         *,
         ca: Callable[[], str | None] = lambda: "",
-        steps: Mapping[What, Step] | None = None,
         observe: Observe = lambda task, outcome, seconds: None,
     ) -> None:
         self._api, self._store, self._election, self._ca, self._observe = api, store, election, ca, observe
-        self._steps: dict[What, Step] = {What.RULES: self._rules, What.TOUCH: self._touch, **(steps or {})}
+        self._steps: dict[What, Step] = {What.RULES: self._rules, What.TOUCH: self._touch}
         self.queue: WorkQueue[Task] = WorkQueue()
         self._pace = Pace(TOUCHES_PER_SECOND, 50)
         self._revisions = 0
         self._revisions_of = 0
         self._touched: dict[str, str] = {}
         self.problems: dict[Task, str] = {}
+        self._too_large: dict[str, str] = {}
         store.listen(self._changed)
 
     def begin(self) -> None:
@@ -70,9 +70,14 @@ class Reconciler:
         self.queue.clear()
         self.problems.clear()
 
-    def add(self, task: Task) -> None:
+    def add(self, task: Task, delay: float = 0.0) -> None:
+        """Ask for a task, if this replica writes."""
         if self._election.leading and task.what in self._steps:
-            self.queue.add(task, STATUS_DELAY if task.what is What.STATUS else 0.0)
+            self.queue.add(task, max(delay, STATUS_DELAY if task.what is What.STATUS else 0.0))
+
+    def step(self, what: What, step: Step) -> None:
+        """Who does the tasks of this kind."""
+        self._steps[what] = step
 
     def refresh_rules(self) -> None:
         """The control API's CA changed: it stands in all rules."""
@@ -154,8 +159,8 @@ class Reconciler:
                 raise
 
     async def _write_rules(self, namespace: NamespaceRecord, current: RulesRecord | None, wanted: Contents) -> None:
-        if wanted.size > configmap.MAX_CONFIGMAP:
-            raise ApiError(0, "TooLarge", f"the rules have {wanted.size:,} bytes, a ConfigMap holds 1 MiB; they stay")
+        if not self._fits(namespace.name, wanted):
+            return
         there = configmap.written(current)
         if max(there.epoch, _epoch(current)) > self._election.epoch:
             await self._election.raise_epoch(max(there.epoch, _epoch(current)))
@@ -181,6 +186,23 @@ class Reconciler:
                 return  # the namespace went meanwhile
             raise
         self._store.put(Kind.RULES, answer)
+
+    def _fits(self, namespace: str, wanted: Contents) -> bool:
+        """Whether a ConfigMap holds it; if not the pods keep what they have, and the policies' status says so."""
+        before = self._too_large.pop(namespace, None)
+        if wanted.size > configmap.MAX_CONFIGMAP:
+            self._too_large[namespace] = (
+                f"the rules of namespace {namespace} have {wanted.size:,} bytes and a ConfigMap holds "
+                f"{configmap.MAX_CONFIGMAP:,}: its pods keep the rules they have; delete or shorten policies"
+            )
+        if self._too_large.get(namespace) != before:
+            for record in self._store.policies_of(namespace):
+                self.add(tasks.status(record))
+        return namespace not in self._too_large
+
+    def too_large(self, record: PolicyRecord) -> str | None:
+        """Why the policy does not fit into the rules of a namespace that it reaches, if it does not."""
+        return next((why for space, why in self._too_large.items() if self._store.reaches(record, space)), None)
 
     async def _delete_rules(self, current: RulesRecord) -> None:
         version = str(current.version)

@@ -53,6 +53,7 @@ class Store:
             kind: defaultdict(dict) for kind in (Kind.TOOL_POLICY, Kind.POD)
         }
         self._admitted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._pod_uids: set[str] = set()
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._synced: set[Kind] = set()
         self._listeners: list[Listener] = []
@@ -71,7 +72,7 @@ class Store:
         self._records[kind][key] = new
         if kind in self._in_namespace and key[0] is not None:
             self._in_namespace[kind][key[0]][key[1]] = new
-        self._count_admitted(known, new)
+        self._count_pod(known, new)
         self._tell(Change(kind, known, new))
         return True
 
@@ -107,11 +108,15 @@ class Store:
             inside.pop(key[1], None)
             if not inside:
                 del self._in_namespace[kind][key[0]]
-        self._count_admitted(known, None)
+        self._count_pod(known, None)
         self._tell(Change(kind, known, None))
         return True
 
-    def _count_admitted(self, old: Record | None, new: Record | None) -> None:
+    def _count_pod(self, old: Record | None, new: Record | None) -> None:
+        if isinstance(old, PodRecord):
+            self._pod_uids.discard(old.uid)
+        if isinstance(new, PodRecord):
+            self._pod_uids.add(new.uid)
         for pod, step in ((old, -1), (new, 1)):
             if isinstance(pod, PodRecord) and pod.admitted_in is not None:
                 counts = self._admitted[pod.namespace]
@@ -177,6 +182,9 @@ class Store:
 
     def pod(self, namespace: str, name: str) -> PodRecord | None:
         return cast("PodRecord | None", self._records[Kind.POD].get((namespace, name)))
+
+    def pod_exists(self, uid: str) -> bool:
+        return uid in self._pod_uids
 
     def rules(self, namespace: str) -> RulesRecord | None:
         return cast("RulesRecord | None", self._records[Kind.RULES].get((namespace, names.RULES_CONFIGMAP)))

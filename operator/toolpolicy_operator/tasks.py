@@ -4,7 +4,7 @@ changed asks for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -113,7 +113,11 @@ def _after_pod(old: PodRecord | None, new: PodRecord | None, store: Store) -> It
         yield rules(space)
     if new is not None and new.guarded and new.node:
         yield touch(space)
-    pods = [pod for pod in (old, new) if pod is not None]
+    yield from of_pods(space, [pod for pod in (old, new) if pod is not None], store)
+
+
+def of_pods(space: str, pods: Sequence[PodRecord], store: Store) -> Iterator[Task]:
+    """The statuses of the policies that select any of these pods of one namespace."""
     for found in (*store.policies_in(space), *store.cluster_policies()):
         if found.policy is not None and any(selects(found.policy, pod) for pod in pods):
             yield status(found)
