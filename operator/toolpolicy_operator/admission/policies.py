@@ -88,9 +88,9 @@ def allow(request: dict[str, Any], said: Sequence[str] = ()) -> Review:
 
 def refuse(request: dict[str, Any], problems: Sequence[Problem]) -> Review:
     """The review that refuses the request with every problem (422 Invalid)."""
-    shown = [(p.path or "metadata", p.message[:MAX_CAUSE]) for p in problems[:MAX_CAUSES]]
+    shown = [(p.path, p.message[:MAX_CAUSE]) for p in problems[:MAX_CAUSES]]
     if len(problems) > MAX_CAUSES:
-        shown.append(("spec", f"and {len(problems) - MAX_CAUSES} more: `toolpolicy check FILE` lists them all"))
+        shown.append(("", f"and {len(problems) - MAX_CAUSES} more: `toolpolicy check FILE` lists them all"))
     kind = mapping(request.get("kind"))
     status = {
         "apiVersion": "v1",
@@ -99,12 +99,14 @@ def refuse(request: dict[str, Any], problems: Sequence[Problem]) -> Review:
         "status": "Failure",
         "code": 422,
         "reason": "Invalid",
-        "message": "\n".join(f"{path}: {message}" for path, message in shown),
+        "message": "\n".join(f"{path}: {message}" if path else message for path, message in shown),
         "details": {
             "name": request.get("name") or "",
             "group": kind.get("group", ""),
             "kind": kind.get("kind", ""),
-            "causes": [{"reason": "FieldValueInvalid", "field": path, "message": message} for path, message in shown],
+            "causes": [
+                {"reason": "FieldValueInvalid", "field": path or "spec", "message": message} for path, message in shown
+            ],
         },
     }
     return _review({"uid": request.get("uid", ""), "allowed": False, "status": status})

@@ -2,8 +2,9 @@
 
 A CRD's schema must be *structural* (kubernetes.io, "Specifying a structural schema"): no references, a type everywhere,
 no types inside of ``anyOf``. Two more things are asked of ours. Every list, map and text is bounded, because the API
-server estimates the cost of a validation rule from the bounds (and refuses the CRD above its budget). And the top
-and the objects below ``spec`` preserve unknown fields, so that a misspelt field reaches our own check instead of being dropped in silence.
+server estimates the cost of a validation rule from the bounds (and refuses the CRD above its budget). And nothing is
+dropped in silence before our own check has seen it: the top and the objects below ``spec`` preserve unknown fields, and
+what has no value (``match:`` and nothing after it, which would come to mean every call) is kept as null.
 
 No field has a default in the schema except ``mode`` and ``defaultAction``, which columns print: what several policies
 state is merged by what they state, and a default written into every object would be a statement.
@@ -197,6 +198,7 @@ def structural_schema(kind: Kind) -> dict[str, Any]:
     policy = plain_schema(MODELS[kind])
     status = plain_schema(Status)
     spec = _Structural(mapping(policy["$defs"]), preserve=True).object(policy["properties"]["spec"], ("spec",))
+    spec["nullable"] = True
     return {
         "type": "object",
         "description": policy["description"],
@@ -250,13 +252,18 @@ class _Structural:
             out["properties"] = {
                 name: self.object(mapping(value), (*path, name)) for name, value in mapping(held["properties"]).items()
             }
-            return {**out, "x-kubernetes-preserve-unknown-fields": True} if self._preserve else out
-        values = held.get("additionalProperties")
-        if isinstance(values, dict):
-            return {"additionalProperties": self.object(mapping(held["additionalProperties"]), (*path, "*"))}
+            if not self._preserve:
+                return out
+            for name, value in out["properties"].items():
+                if (*path, name) not in _MAP_KEYS:
+                    value["nullable"] = True
+            return {**out, "x-kubernetes-preserve-unknown-fields": True}
+        value = mapping(held.get("additionalProperties"))
         if "patternProperties" in held:  # a CRD has no way to say what keys look like
             (value,) = mapping(held["patternProperties"]).values()
-            return {"additionalProperties": self.object(value, (*path, "*"))}
+        if value:
+            kept = {"nullable": True} if self._preserve else {}
+            return {"additionalProperties": {**self.object(value, (*path, "*")), **kept}}
         return {"x-kubernetes-preserve-unknown-fields": True}
 
     @staticmethod
@@ -267,6 +274,10 @@ class _Structural:
         for side in items(held["anyOf"]):
             out |= {key: value for key, value in mapping(side).items() if key != "type"}
         return out
+
+
+_MAP_KEYS = frozenset({("spec", "rules", "*", "name")})
+"""Server-side apply needs a value there."""
 
 
 def _list_type(path: tuple[str, ...]) -> dict[str, Any]:

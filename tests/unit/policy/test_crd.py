@@ -23,7 +23,7 @@ DATA = ROOT / "tests" / "data" / "policies"
 KINDS: tuple[Kind, ...] = ("ToolPolicy", "ClusterToolPolicy")
 GROUND = {"type", "description", "default", "format", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum",
           "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "required", "properties", "items",
-          "additionalProperties", "anyOf", "allOf", "x-kubernetes-int-or-string", "x-kubernetes-list-type",
+          "nullable", "additionalProperties", "anyOf", "allOf", "x-kubernetes-int-or-string", "x-kubernetes-list-type",
           "x-kubernetes-list-map-keys", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations"}  # fmt: skip
 INT_OR_STRING = [{"type": "integer"}, {"type": "string"}]
 Node = tuple[str, dict[str, Any]]
@@ -81,6 +81,14 @@ def test_unknown_fields_below_spec_reach_our_own_check(schema: dict[str, Any]) -
     for path, node in nodes(mapping(schema["properties"])["spec"], ".spec"):
         if "properties" in node:
             assert node["x-kubernetes-preserve-unknown-fields"] is True, path
+
+
+def test_what_has_no_value_below_spec_reaches_our_own_check(schema: dict[str, Any]) -> None:
+    for path, node in nodes(mapping(schema["properties"])["spec"], ".spec"):
+        for name, value in mapping(node.get("properties")).items():
+            assert value.get("nullable", False) is (f"{path}.{name}" != ".spec.rules[].name"), path
+        if "additionalProperties" in node:
+            assert node["additionalProperties"]["nullable"] is True, path
 
 
 def test_lists_merge_by_their_key_or_not_at_all(schema: dict[str, Any]) -> None:
