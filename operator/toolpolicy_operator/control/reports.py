@@ -101,6 +101,10 @@ class Reports:
         if gone is not None:
             self._release_tools(gone.report)
 
+    def forget_policy(self, uid: str) -> None:
+        """The policy is gone."""
+        self._generations.pop(uid, None)
+
     def prune(self, pods: Container[str], policies: Container[str]) -> None:
         """Forget every pod and policy whose UID is not in these."""
         for uid in [uid for uid in self._by_uid if uid not in pods]:
