@@ -28,7 +28,7 @@ TAKEOVER = 90.0
 """Seconds in which every sidecar reports to a new holder of the Lease, a failed attempt included."""
 LOOK_AGAIN = 15.0
 """Seconds until a wait is looked at again: a report that says the same as before wakes no one."""
-_RESTARTS = 100
+_NAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,11 @@ def assess(situation: Situation) -> Assessment:
     until = _stands_until(standing, enforced, before)
     kept = _find(before, ENFORCED)
     if until is not None and before is not None and kept is not None and before.pods is not None:
-        condition, pods, again = kept, before.pods, until
+        condition, pods, behind, again = kept, before.pods, before.pods_behind, until
     else:
         condition, again = _condition(ENFORCED, enforced, situation, before), _next_change(standing)
+        late = standing.pods(PodState.WAITING, PodState.BEHIND, PodState.TROUBLED)
+        behind = tuple(sorted(pod_name(pod, record.policy) for pod in late)[:_NAMED])
     restart = sorted(pod_name(pod, record.policy) for pod in standing.pods(PodState.UNINJECTED))
     accepted = accept(record.policy, situation.too_large)
     status = Status(
@@ -94,7 +96,8 @@ def assess(situation: Situation) -> Assessment:
         conditions=(_condition(ACCEPTED, accepted, situation, before), condition),
         rules=len(record.policy.spec.rules),
         pods=pods,
-        pods_needing_restart=tuple(restart[:_RESTARTS]),
+        pods_needing_restart=tuple(restart[:_NAMED]),
+        pods_behind=behind,
     )
     return Assessment(status, again)
 

@@ -58,3 +58,5 @@ class Status(StatusModel):
     """Counts of pods."""
     pods_needing_restart: Annotated[tuple[Annotated[str, Field(max_length=317)], ...], Field(max_length=100)] = ()
     """Pods (in a ClusterToolPolicy `namespace/name`) that are older than the policy and run without a sidecar."""
+    pods_behind: Annotated[tuple[Annotated[str, Field(max_length=317)], ...], Field(max_length=100)] = ()
+    """Pods (named as above) whose sidecar has not reported this generation, or has refused it."""
