@@ -23,7 +23,11 @@ def main() -> int:
 def _say(running: Running) -> None:
     admin = f", admin on {running.admin}" if running.admin else ""
     policies = ", ".join(running.policies) or "no policy selects this pod"
+    if running.denying:
+        policies = "no rules yet: everything is denied"
     sys.stderr.write(f"toolpolicy: {running.address}{running.path} -> {running.upstream}{admin} ({policies})\n")
+    for address, upstream in running.further:
+        sys.stderr.write(f"toolpolicy: {address}{running.path} -> {upstream}\n")
     sys.stderr.flush()
 
 

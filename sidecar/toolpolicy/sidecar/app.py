@@ -56,6 +56,7 @@ class Sidecar:
         *,
         approvals: Approvals | None = None,
         telemetry: Telemetry | None = None,
+        local: Callable[[], StateStore] | None = None,
     ) -> None:
         self.settings = settings
         self.draining = False
@@ -85,7 +86,7 @@ class Sidecar:
             metrics,
             CatalogueLister(self._pool, self._sight, settings, host),
             server,
-            local=lambda: MemoryState(settings.max_buckets),
+            local=local or (lambda: MemoryState(settings.max_buckets)),
             approvals=approvals,
             telemetry=telemetry,
         )
@@ -113,6 +114,11 @@ class Sidecar:
     def address(self) -> str:
         """Where MCP is served, to be shown."""
         return self._listener.name if self._listener is not None else ""
+
+    @property
+    def upstream(self) -> str:
+        """Where the server is, to be shown."""
+        return str(self._target)
 
     @property
     def pool(self) -> Pool:

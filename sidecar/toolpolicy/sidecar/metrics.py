@@ -44,8 +44,35 @@ METHODS: Final = frozenset(
     }
 )
 OTHER: Final = "other"
-DECISION_SECONDS: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.1)
-CALL_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+DECISION_SECONDS: Final[tuple[float, ...]] = (
+    0.00001,
+    0.000025,
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.01,
+    0.1,
+)
+CALL_SECONDS: Final[tuple[float, ...]] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    120.0,
+)
 
 
 class Histogram:
@@ -88,10 +115,15 @@ class Metrics:
         self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
         self._infos: dict[str, tuple[str, Callable[[], dict[str, str]]]] = {}
         self._labelled: dict[str, tuple[str, str, Callable[[], dict[str, float]]]] = {}
+        self._servers: dict[str, Metrics] = {}
         self.decision_seconds = Histogram(DECISION_SECONDS)
         """Seconds to judge a call; ``observe`` it."""
         self.call_seconds = Histogram(CALL_SECONDS)
         """Seconds from a forwarded call's last byte to the answer's first."""
+
+    def of_server(self, name: str) -> Metrics:
+        """The metrics of one of several servers: what it reports carries the label ``server``."""
+        return self._servers.setdefault(name, Metrics(self._max_tools))
 
     # What the way of a call reports
 
@@ -153,12 +185,19 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
-        from prometheus_client.metrics_core import (
-            CounterMetricFamily,
-            GaugeMetricFamily,
-            HistogramMetricFamily,
-            InfoMetricFamily,
-        )
+        from prometheus_client.metrics_core import InfoMetricFamily
+
+        if self._servers:
+            yield from _together({name: [*m.of_calls(), *m.of_others()] for name, m in self._servers.items()})
+        else:
+            yield from self.of_calls()
+        yield from self.of_others()
+        build = {"version": __version__, "python": platform.python_version()}
+        yield InfoMetricFamily("toolpolicy_build", "What is running.", value=build)
+
+    def of_calls(self) -> Iterator[Metric]:
+        """What the way of a call has counted."""
+        from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
 
         def counter(name: str, doc: str, labels: list[str], rows: dict[Any, int]) -> CounterMetricFamily:
             family = CounterMetricFamily(f"toolpolicy_{name}", doc, labels=labels)
@@ -188,22 +227,25 @@ class Metrics:
             ("decision_seconds", "Time to judge a call.", self.decision_seconds),
             ("upstream_seconds", "Time from a forwarded request to the answer's first byte.", self.call_seconds),
         ):
-            family = HistogramMetricFamily(f"toolpolicy_{name}", doc)
-            family.add_metric([], histogram.cumulative(), histogram.total)
-            yield family
+            seconds = HistogramMetricFamily(f"toolpolicy_{name}", doc)
+            seconds.add_metric([], histogram.cumulative(), histogram.total)
+            yield seconds
+
+    def of_others(self) -> Iterator[Metric]:
+        """What is known elsewhere, and asked now."""
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
         for name, (doc, read) in self._gauges.items():
             yield GaugeMetricFamily(f"toolpolicy_{name}", doc, value=read())
         for name, (doc, read) in self._counters.items():
             yield CounterMetricFamily(f"toolpolicy_{name}", doc, value=read())
         for name, (doc, label, by) in self._labelled.items():
             family = CounterMetricFamily(f"toolpolicy_{name}", doc, labels=[label])
-            for value, count in by().items():
-                family.add_metric([value], count)
+            for which, number in by().items():
+                family.add_metric([which], number)
             yield family
         for name, (doc, labels) in self._infos.items():
             yield InfoMetricFamily(f"toolpolicy_{name}", doc, value=labels())
-        build = {"version": __version__, "python": platform.python_version()}
-        yield InfoMetricFamily("toolpolicy_build", "What is running.", value=build)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition in the format that ``accept`` asks for, and its content type."""
@@ -215,3 +257,16 @@ class Metrics:
         ProcessCollector(registry=registry)
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
+
+
+def _together(by_server: dict[str, list[Metric]]) -> Iterator[Metric]:
+    """One family a name, its samples labelled with their server."""
+    families: dict[str, Metric] = {}
+    for server, metrics in by_server.items():
+        for metric in metrics:
+            labelled = [sample._replace(labels={**sample.labels, "server": server}) for sample in metric.samples]
+            known = families.setdefault(metric.name, metric)
+            if known is metric:
+                metric.samples = []
+            known.samples.extend(labelled)
+    yield from families.values()

@@ -14,21 +14,23 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from toolpolicy.policy.model import IdentityConfig
 from toolpolicy.sidecar.admin import Health, start_admin
-from toolpolicy.sidecar.app import Sidecar
-from toolpolicy.sidecar.audit import audit_key, open_audit
+from toolpolicy.sidecar.audit import ChainedAuditLog, NoAuditLog, audit_key, open_audit
 from toolpolicy.sidecar.identity import RequestIdentifier
 from toolpolicy.sidecar.interfaces import Identity, IdentityRefused, Peer, RawHeaders
 from toolpolicy.sidecar.metrics import Metrics
+from toolpolicy.sidecar.probes import Probes, parse_probes
+from toolpolicy.sidecar.procnet import foreign_listeners
 from toolpolicy.sidecar.rules import DirectoryRules, FileRules, Pod, parse_labels
+from toolpolicy.sidecar.servers import Servers, Shared, known_ports
 from toolpolicy.sidecar.settings import Settings
 from toolpolicy.sidecar.state.memory import MemoryState
-from toolpolicy.sidecar.target import parse_target
+from toolpolicy.sidecar.target import parse_servers, parse_target
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ class Running:
     upstream: str
     policies: tuple[str, ...]
     tls: bool
+    further: tuple[tuple[str, str], ...] = ()
+    """Address and upstream of the second server and those after it."""
+    denying: bool = False
+    """No rules are in force yet: everything is denied."""
 
 
 class Identifiers:
@@ -99,19 +105,11 @@ def make_rules(settings: Settings, paths: Sequence[str]) -> Rules:
     if directories and len(paths) > 1:
         raise StartFault(f"{directories[0]} is a directory: give one directory, or any number of files")
     if directories or settings.rules_index == "required":
-        pod = None
-        if settings.pod_namespace:
-            try:
-                admitted = parse_labels(settings.pod_labels) if settings.pod_labels else {}
-                namespace = parse_labels(settings.namespace_labels) if settings.namespace_labels else {}
-            except ValueError as error:
-                raise StartFault(f"the pod's labels can't be read: {error}") from None
-            pod = Pod(settings.pod_namespace, admitted, None, namespace)
         return DirectoryRules(
             paths[0],
             settings.rules_interval,
             settings.rules_max_bytes,
-            pod=pod,
+            pod=_pod(settings),
             labels_file=settings.pod_labels_file or None,
             require_index=settings.rules_index == "required",
         )
@@ -119,6 +117,19 @@ def make_rules(settings: Settings, paths: Sequence[str]) -> Rules:
     if missing:
         raise StartFault(f"{missing[0]}: there is no such file or directory")
     return FileRules(paths, settings.rules_interval, settings.rules_max_bytes)
+
+
+def _pod(settings: Settings) -> Pod | None:
+    """What selectors are matched against; None without a cluster."""
+    if not settings.pod_namespace:
+        return None
+    try:
+        admitted = parse_labels(settings.pod_labels) if settings.pod_labels else {}
+        namespace = parse_labels(settings.namespace_labels) if settings.namespace_labels else {}
+    except ValueError as error:
+        raise StartFault(f"the pod's labels can't be read: {error}") from None
+    # What the operator put into a namespace's index selects the namespace: now, or when this pod was admitted.
+    return Pod(settings.pod_namespace, admitted, None, None if settings.rules_index == "required" else namespace)
 
 
 async def serve(
@@ -140,7 +151,7 @@ async def serve(
     _log_to_stderr(settings)
     enough_files(settings)
     stop = asyncio.Event()
-    if not command:
+    if not command and not settings.servers:
         try:
             parse_target(settings.upstream)
         except ValueError as error:
@@ -168,46 +179,31 @@ async def serve(
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="toolpolicy-"))
             settings = replace(settings, listen=f"unix:{directory}/front.sock")
         try:
-            sidecar = Sidecar(settings, rules, identifiers, state, audit, metrics)
-            await sidecar.start()
+            servers = Servers(settings, Shared(rules, identifiers, state, audit, metrics))
+            await servers.start()
         except ValueError as error:
             raise StartFault(str(error)) from None
-        metrics.follow(lambda name: sidecar.catalogue.get(name) is not None)
-        stack.push_async_callback(sidecar.drain)
+        stack.push_async_callback(servers.drain)
         health = Health(rules, audit, state.size)
+        health.extra["servers"] = servers.shown
+        if settings.pod_namespace:
+            health.extra["listeners"] = lambda: [asdict(one) for one in foreign_listeners(known_ports(settings))]
         if settings.control_url:
-            from toolpolicy.sidecar.control import Reporter, start_reporting
-
-            reporting = start_reporting(
-                settings, Reporter(settings, rules, [sidecar.catalogue], audit), health, metrics
-            )
-            rules.subscribe(reporting.poke)
-            stack.push_async_callback(reporting.close)
+            _report(stack, settings, servers, rules, audit, health, metrics)
         admin_at = await _admin(stack, settings, health, metrics)
         watching = asyncio.create_task(rules.watch())
         stack.callback(watching.cancel)
-        _on_signals(stop, rules)
+        _on_signals(stop, rules, audit)
         gc.collect()
         gc.freeze()
         if ready is not None:
-            names = rules.current.names if rules.current is not None else ()
-            ready(
-                Running(
-                    sidecar.address,
-                    sidecar.paths[0],
-                    admin_at,
-                    str(settings.upstream),
-                    names,
-                    bool(settings.tls_certificate_file),
-                )
-            )
+            ready(_running(settings, servers, rules, admin_at))
         code = 0
         if over_stdio:
             from toolpolicy.sidecar.stdio_client import serve_stdio
 
-            code = await serve_stdio(
-                settings.listen, sys.stdin.buffer, sys.stdout.buffer, path=sidecar.paths[0], stop=stop
-            )
+            path = servers.sidecars[0].paths[0]
+            code = await serve_stdio(settings.listen, sys.stdin.buffer, sys.stdout.buffer, path=path, stop=stop)
         else:
             await stop.wait()
         health.draining = True
@@ -215,10 +211,46 @@ async def serve(
     return code
 
 
+def _running(settings: Settings, servers: Servers, rules: Rules, admin_at: str) -> Running:
+    first, *further = servers.sidecars
+    return Running(
+        first.address,
+        first.paths[0],
+        admin_at,
+        first.upstream,
+        rules.current.names if rules.current is not None else (),
+        bool(settings.tls_certificate_file),
+        tuple((sidecar.address, sidecar.upstream) for sidecar in further),
+        rules.current is None,
+    )
+
+
+def _report(  # noqa: PLR0917 -- wired in one place
+    stack: AsyncExitStack,
+    settings: Settings,
+    servers: Servers,
+    rules: Rules,
+    audit: ChainedAuditLog | NoAuditLog,
+    health: Health,
+    metrics: Metrics,
+) -> None:
+    """Tell the operator what is in force, for as long as this runs."""
+    from toolpolicy.sidecar.control import Reporter, start_reporting
+
+    def listeners() -> list[tuple[str, int]]:
+        return [(one.address, one.port) for one in foreign_listeners(known_ports(settings))]
+
+    catalogues = [sidecar.catalogue for sidecar in servers.sidecars]
+    reporting = start_reporting(settings, Reporter(settings, rules, catalogues, audit, listeners), health, metrics)
+    rules.subscribe(reporting.poke)
+    stack.push_async_callback(reporting.close)
+
+
 def enough_files(settings: Settings) -> None:
     """Raise the soft limit of open files, often 1,024, as far as the connections that the settings allow may need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.max_connections + settings.upstream_connections + _OTHER_FILES
+    servers = len(parse_servers(settings.servers)) if settings.servers else 1
+    wanted = servers * (settings.max_connections + settings.upstream_connections) + _OTHER_FILES
     possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < possible:
         with contextlib.suppress(ValueError, OSError):
@@ -244,8 +276,10 @@ async def _bridge(stack: AsyncExitStack, command: Sequence[str], shared: bool) -
 async def _admin(stack: AsyncExitStack, settings: Settings, health: Health, metrics: Metrics) -> str:
     if not settings.admin:
         return ""
+    probes = Probes(parse_probes(settings.probes) if settings.probes else {})
+    stack.push_async_callback(probes.close)
     try:
-        admin = await start_admin(settings.admin, health, metrics)
+        admin = await start_admin(settings.admin, health, metrics, probes)
     except (OSError, ValueError) as error:
         known = error.errno if isinstance(error, OSError) else None
         why = os.strerror(known) if known is not None and known > 0 else str(error)
@@ -256,8 +290,10 @@ async def _admin(stack: AsyncExitStack, settings: Settings, health: Health, metr
     return f"{settings.admin.rpartition(':')[0]}:{admin.port}"
 
 
-def _on_signals(stop: asyncio.Event, rules: Rules) -> None:
-    """SIGTERM and SIGINT drain; a second one ends at once. SIGHUP reads the rules again."""
+def _on_signals(stop: asyncio.Event, rules: Rules, audit: ChainedAuditLog | NoAuditLog) -> None:
+    """SIGTERM and SIGINT drain; a second one ends at once. SIGHUP reads the rules again, and goes on in a new audit
+    file where the old one was renamed.
+    """
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -265,9 +301,16 @@ def _on_signals(stop: asyncio.Event, rules: Rules) -> None:
             os._exit(130)
         stop.set()
 
+    def again() -> None:
+        rules.reload()
+        try:
+            audit.reopen()
+        except OSError as error:
+            log.error("the audit goes on in the old file: %s", error)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, rules.reload)
+    loop.add_signal_handler(signal.SIGHUP, again)
 
 
 class _Json(logging.Formatter):

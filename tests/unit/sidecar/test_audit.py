@@ -330,6 +330,29 @@ def test_rotation_carries_the_chain_into_the_new_file(tmp_path: Path) -> None:
     assert found(check(path)) == [(1, "missing")]
 
 
+def test_a_file_that_was_not_renamed_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    log = ChainedAuditLog(FileSink(path), KEY)
+    log.record(entry())
+    log.reopen()
+    log.record(entry())
+    log.close()
+    assert [r["seq"] for r in read(path)] == [1, 2, 3]
+    assert not any("rotated" in r for r in read(path))
+
+
+def test_where_no_new_file_can_be_made_the_old_one_goes_on(tmp_path: Path) -> None:
+    path, old = tmp_path / "audit.log", tmp_path / "audit.log.1"
+    log = ChainedAuditLog(FileSink(path), KEY)
+    path.rename(old)
+    path.mkdir()
+    with pytest.raises(OSError, match="audit"):
+        log.reopen()
+    assert log.record(entry())
+    log.close()
+    assert [r["seq"] for r in read(old)] == [1, 2]
+
+
 # Damage
 
 Change = Callable[[list[bytes]], list[bytes]]

@@ -266,10 +266,11 @@ class ChainedAuditLog:
 
     def reopen(self) -> None:
         """Go on in a new file of the same name after the old one was renamed (logrotate); the chain goes on too.
+        Nothing happens where it was not.
 
-        Raises AuditUnwritable, and then goes on in the old file.
+        Raises OSError (AuditUnwritable among them), and then goes on in the old file.
         """
-        if isinstance(self._sink, FileSink):
+        if isinstance(self._sink, FileSink) and self._sink.moved():
             sink = FileSink(self._sink.path)
             self._sink.close()
             self._sink = sink
@@ -289,7 +290,7 @@ class NoAuditLog:
     failing = False
     last_error = ""
     chain = ""
-    head = (0, chain)
+    head = (0, "")
 
     def record(self, entry: AuditEntry) -> bool:
         return True

@@ -69,6 +69,15 @@ class FileSink:
             return Written.NO
         return Written.YES
 
+    def moved(self) -> bool:
+        """Whether the path no longer names the file that is written: it was renamed or removed."""
+        try:
+            there = self.path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        own = os.fstat(self._fd)
+        return (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino)
+
     def tail(self, most: int) -> bytes:
         """The last ``most`` bytes of the file."""
         size = os.fstat(self._fd).st_size
