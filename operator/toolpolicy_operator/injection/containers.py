@@ -27,8 +27,6 @@ DRAIN_SECONDS = 25
 """The sidecar's own default, for the default grace period of 30 s."""
 DYNAMIC = frozenset(
     {
-        "TOOLPOLICY_LISTEN",
-        "TOOLPOLICY_UPSTREAM",
         "TOOLPOLICY_SERVERS",
         "TOOLPOLICY_POD_LABELS",
         "TOOLPOLICY_NAMESPACE_LABELS",
@@ -161,7 +159,7 @@ def _environment(pod: Pod, plan: Plan, servers: Sequence[McpPort], probes: Mappi
         "TOOLPOLICY_NAMESPACE_LABELS": compact(dict(plan.namespace_labels)),
         "TOOLPOLICY_SERVER_NAME": f"{plan.namespace}/{podview.workload(pod)}",
         **plan.defaults.environment,
-        **_addresses(servers),
+        "TOOLPOLICY_SERVERS": ",".join(f"{server.listen}={server.number}" for server in servers),
     }
     if probes:
         values["TOOLPOLICY_PROBES"] = compact(dict(probes))
@@ -174,13 +172,6 @@ def _environment(pod: Pod, plan: Plan, servers: Sequence[McpPort], probes: Mappi
         values["TOOLPOLICY_DRAIN_GRACE"] = str(max(0, grace - 5))
     fixed = [{"name": name, "value": literal(value)} for name, value in sorted(values.items())]
     return [*fixed, _from_pod("TOOLPOLICY_POD_NAME", "metadata.name"), _from_pod("TOOLPOLICY_POD_UID", "metadata.uid")]
-
-
-def _addresses(servers: Sequence[McpPort]) -> dict[str, str]:
-    if len(servers) > 1:
-        return {"TOOLPOLICY_SERVERS": ",".join(f"{server.listen}={server.number}" for server in servers)}
-    (server,) = servers
-    return {"TOOLPOLICY_LISTEN": f":{server.listen}", "TOOLPOLICY_UPSTREAM": f"http://127.0.0.1:{server.number}"}
 
 
 def _ports(plan: Plan, servers: Sequence[McpPort]) -> list[dict[str, Any]]:

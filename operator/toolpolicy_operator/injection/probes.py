@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 from toolpolicy_operator import names
 from toolpolicy_operator.injection import checks, podview
@@ -23,6 +24,8 @@ from toolpolicy_operator.injection.podview import Object
 
 HOOK_TIMEOUT = 30
 """Seconds; a hook has no timeout of its own, only the pod's grace period."""
+_AS_IT_IS = "".join(chr(code) for code in range(0x21, 0x7F))
+"""What is sent of a path without percent-encoding: all that is printable, so that a query stays one."""
 _PROBES = {"livenessProbe": "liveness", "readinessProbe": "readiness", "startupProbe": "startup"}
 
 
@@ -85,7 +88,7 @@ def _question(container: Object, handler: Object, numbers: frozenset[int], timeo
     return {
         "type": "http",
         "port": port,
-        "path": request.get("path") or "/",
+        "path": quote(str(request.get("path") or "/"), safe=_AS_IT_IS),
         "scheme": request.get("scheme") or "HTTP",
         "headers": headers,
         "timeout": timeout,

@@ -22,7 +22,8 @@ from urllib.parse import urljoin, urlsplit
 
 from toolpolicy.sidecar.near import Near, connected
 
-KINDS = ("liveness", "readiness", "startup")
+KINDS = ("liveness", "readiness", "startup", "postStart", "preStop")
+"""Probes, and the hooks of a container's lifecycle that are HTTP requests too."""
 FRESH = 0.5
 """Seconds within which an answer is told again; the kubelet asks once a second at most."""
 MAX_REDIRECTS = 10
