@@ -52,24 +52,30 @@ class Relay:
         address = self._leadership.address
         if not address:
             raise self._fault("no replica of the operator holds the Lease yet")
+        try:
+            token = self._token()
+        except (OSError, ValueError) as error:
+            raise self._fault(f"this replica's own token can't be read: {type(error).__name__}") from None
+        if not token:
+            raise self._fault("this replica has no token for the one that holds the Lease (--token-file)")
         if self._underway >= MOST:
             raise self._fault("too many reports are on their way to the replica that holds the Lease")
         self._underway += 1
         try:
-            await self._post(address, body)
+            await self._post(address, token, body)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise self._fault(f"the replica that holds the Lease can't be reached: {type(error).__name__}") from None
         finally:
             self._underway -= 1
         self.passed += 1
 
-    async def _post(self, address: str, body: bytes) -> None:
+    async def _post(self, address: str, token: str, body: bytes) -> None:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=MOST, keepalive_timeout=30.0),
                 timeout=aiohttp.ClientTimeout(total=SECONDS),
             )
-        headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         async with self._session.post(
             f"https://{address}{PATH}",
             data=body,

@@ -250,7 +250,7 @@ def status(code: int, **headers: str) -> Answer:
         (status(401), "refused"),
         (status(403), "refused"),
         (status(404), "refused"),
-        (status(302, Location="/v1/report"), "refused"),
+        (status(307, Location="/v1/report"), "refused"),
         (status(500), "refused"),
         (status(429, **{"Retry-After": "0"}), "busy"),
         (status(503, **{"Retry-After": "soon"}), "busy"),
