@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from urllib.parse import urljoin, urlsplit
 
 from toolpolicy.sidecar.near import Near, connected
 
-KINDS = ("liveness", "readiness", "startup", "postStart", "preStop")
-"""Probes, and the hooks of a container's lifecycle that are HTTP requests too."""
+HOOKS = ("postStart", "preStop")
+"""Of a container's lifecycle: HTTP requests that do something, so that each one asked for is made."""
+KINDS = ("liveness", "readiness", "startup", *HOOKS)
 FRESH = 0.5
 """Seconds within which an answer is told again; the kubelet asks once a second at most."""
 MAX_REDIRECTS = 10
@@ -132,7 +134,8 @@ class Probes:
         probe = self._probes[key]
         now = asyncio.get_running_loop().time()
         task = self._asking.get(key)
-        if task is None or (task.done() and now - self._asked[key] >= FRESH):
+        fresh = 0.0 if key.endswith(HOOKS) else FRESH
+        if task is None or (task.done() and now - self._asked[key] >= fresh):
             task = asyncio.create_task(check(probe, self._near[key]))
             self._asking[key] = task
             self._asked[key] = now
@@ -156,7 +159,7 @@ async def check(probe: Probe, near: Near | None = None) -> tuple[bool, str]:
     except (ProbeFailed, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         return False, str(error)
     except OSError as error:
-        return False, error.strerror or str(error)
+        return False, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 async def _tcp(probe: Probe, near: Near) -> str:
