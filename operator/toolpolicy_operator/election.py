@@ -115,17 +115,20 @@ class Election:
     async def run(self) -> None:
         """Forever: hold the Lease, or watch for it to run out."""
         while True:
-            started = self._clock()
-            try:
-                await self._turn(started)
-                self.fault = ""
-            except ApiError as error:
-                self._failed(error)
-            self._expire()
-            wait = RETRY
-            if self._until is not None:
-                wait = max(0.0, min(RETRY, self._until - self._clock()))
-            await asyncio.sleep(wait)
+            await self.turn()
+            left = self._until - self._clock() if self._until is not None else RETRY
+            await asyncio.sleep(max(0.0, min(RETRY, left)))
+
+    async def turn(self) -> None:
+        """Renew it, or look whether it can be had."""
+        started = self._clock()
+        self._expire()
+        try:
+            await self._turn(started)
+            self.fault = ""
+        except ApiError as error:
+            self._failed(error)
+        self._expire()
 
     async def release(self) -> None:
         """Give it back, so that another replica need not wait. Whatever fails, it runs out by itself."""

@@ -1,0 +1,270 @@
+"""The store knows what is, whatever order events come in, and says which tasks a change asks for."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from support.replicas import cluster_policy, namespace_of, pod, policy
+from toolpolicy_operator import tasks
+from toolpolicy_operator.kube import Listing
+from toolpolicy_operator.records import Kind, Record
+from toolpolicy_operator.store import Change, Store
+from toolpolicy_operator.tasks import Task, What
+
+Obj = dict[str, Any]
+
+
+def at(obj: Obj, version: int, uid: str | None = None, **metadata: Any) -> Obj:
+    """The object at a resourceVersion, with a uid."""
+    about = {**obj["metadata"], "uid": uid or f"uid-{obj['metadata']['name']}", "resourceVersion": str(version)}
+    return {**obj, "metadata": {"generation": 1, **about, **metadata}}
+
+
+def listing(version: int, *objects: Obj) -> Listing:
+    found = Listing(objects)
+    found.resource_version = str(version)
+    return found
+
+
+def running(name: str, version: int, namespace: str = "agents", **annotations: Any) -> Obj:
+    return {**at(pod(namespace, name, **annotations), version), "status": {"phase": "Running"}}
+
+
+def asked(store: Store, change: Any) -> set[Task]:
+    found: set[Task] = set()
+    store.listen(lambda c: found.update(tasks.after(c, store)))
+    change()
+    return found
+
+
+def whats(found: set[Task]) -> set[tuple[str, str | None, str]]:
+    return {(t.what.value, t.namespace, t.name) for t in found}
+
+
+def test_an_older_event_changes_nothing() -> None:
+    store = Store()
+    store.put(Kind.NAMESPACE, at(namespace_of("agents"), 5))
+    assert not store.put(Kind.NAMESPACE, at(namespace_of("agents", team="old"), 4))
+    assert "team" not in store.namespace_labels("agents")
+
+
+def test_a_deletion_of_an_earlier_object_of_the_same_name_changes_nothing() -> None:
+    store = Store()
+    store.put(Kind.POD, at(pod("agents", "mcp-0"), 9, "second"))
+    assert not store.remove(Kind.POD, at(pod("agents", "mcp-0"), 8, "first"))
+    assert store.pod("agents", "mcp-0") is not None
+
+
+def test_what_was_deleted_does_not_come_back_by_a_late_event_or_an_older_list() -> None:
+    store, gone = Store(), at(pod("agents", "mcp-0"), 5)
+    store.put(Kind.POD, gone)
+    store.remove(Kind.POD, gone)
+    assert not store.put(Kind.POD, at(pod("agents", "mcp-0"), 4))
+    store.replace(Kind.POD, listing(5, gone))
+    assert store.pod("agents", "mcp-0") is None
+    assert not store.pod_exists("uid-mcp-0")
+
+
+def test_a_list_prunes_what_a_missed_deletion_left_and_keeps_what_is_newer_than_it() -> None:
+    store = Store()
+    store.put(Kind.POD, at(pod("agents", "left-over"), 5))
+    store.put(Kind.POD, at(pod("agents", "newer"), 20))
+    assert store.replace(Kind.POD, listing(10, at(pod("agents", "unseen"), 7))) == 2
+    assert sorted(p.name for p in store.pods_in("agents")) == ["newer", "unseen"]
+
+
+def test_it_is_synced_when_every_kind_was_listed() -> None:
+    store = Store()
+    for kind in Kind:
+        assert not store.synced
+        assert kind.value in store.missing
+        store.replace(kind, listing(1))
+    assert store.synced
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_order_of_events_does_not_matter(seed: int) -> None:
+    events: list[tuple[bool, Kind, Obj]] = [
+        (False, Kind.NAMESPACE, at(namespace_of("agents"), 1)),
+        (False, Kind.TOOL_POLICY, at(policy("agents", "imaging"), 2)),
+        (False, Kind.TOOL_POLICY, at(policy("agents", "imaging", "write_*"), 6, generation=2)),
+        (False, Kind.POD, running("mcp-0", 3)),
+        (False, Kind.POD, running("mcp-0", 4, rules="1-1")),
+        (False, Kind.POD, running("mcp-1", 5)),
+        (True, Kind.POD, running("mcp-1", 7)),
+        (False, Kind.POD, at(running("mcp-1", 8), 8, "its successor")),
+    ]
+    random.Random(seed).shuffle(events)
+    store = Store()
+    for deleted, kind, obj in events:
+        (store.remove if deleted else store.put)(kind, obj)
+    found = store.policy("ToolPolicy", "agents", "imaging")
+    assert found is not None
+    assert found.generation == 2
+    assert {p.name: (p.uid, p.version) for p in store.pods_in("agents")} == {
+        "mcp-0": ("uid-mcp-0", 4),
+        "mcp-1": ("its successor", 8),
+    }
+
+
+def test_policies_of_a_namespace_and_of_the_cluster_select_a_new_pod() -> None:
+    store = Store()
+    store.put(Kind.NAMESPACE, at(namespace_of("agents", tier="gold"), 1))
+    store.put(Kind.TOOL_POLICY, at(policy("agents", "imaging"), 2))
+    store.put(Kind.TOOL_POLICY, at(policy("elsewhere", "other"), 3))
+    gold = cluster_policy("gold", namespaceSelector={"matchLabels": {"tier": "gold"}})
+    lead = cluster_policy("lead", namespaceSelector={"matchLabels": {"tier": "lead"}})
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(gold, 4))
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(lead, 5))
+    assert sorted(p.metadata.name for p in store.policies_for("agents", {"app": "mcp"})) == ["gold", "imaging"]
+    assert store.policies_for("agents", {"app": "web"}) == []
+    named = store.policies_for("agents", {"app": "mcp"}, {"tier": "lead"})
+    assert sorted(p.metadata.name for p in named) == ["imaging", "lead"]
+
+
+def test_a_cluster_policy_stays_while_a_pod_runs_that_it_took_at_admission() -> None:
+    store = Store()
+    store.put(Kind.NAMESPACE, at(namespace_of("agents"), 1))
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(cluster_policy("gold", namespaceSelector={"matchLabels": {"t": "g"}}), 2))
+    assert store.policies_of("agents") == []
+    store.put(Kind.POD, running("mcp-0", 3, namespace_labels='{"t":"g"}'))
+    assert [r.name for r in store.policies_of("agents")] == ["gold"]
+    ended = {**running("mcp-0", 4, namespace_labels='{"t":"g"}'), "status": {"phase": "Succeeded"}}
+    store.put(Kind.POD, ended)
+    assert store.policies_of("agents") == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"t": 1}', "[" * 100_000])
+def test_labels_at_admission_that_are_none_are_passed_over(text: str) -> None:
+    store = Store()
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(cluster_policy("gold", namespaceSelector={"matchLabels": {"t": "g"}}), 2))
+    store.put(Kind.POD, running("mcp-0", 3, namespace_labels=text))
+    assert store.policies_of("agents") == []
+
+
+def test_a_running_pod_stays_selected_by_its_labels_at_admission() -> None:
+    store = Store()
+    store.put(Kind.TOOL_POLICY, at(policy("agents", "imaging"), 1))
+    obj = running("mcp-0", 2)
+    obj["metadata"]["labels"] = {"app": "disguised"}
+    obj["spec"]["initContainers"][0]["env"] = [{"name": "TOOLPOLICY_POD_LABELS", "value": '{"app":"mcp"}'}]
+    store.put(Kind.POD, obj)
+    found = store.policy("ToolPolicy", "agents", "imaging")
+    assert found is not None
+    assert [p.name for p in store.selected(found)] == ["mcp-0"]
+
+
+def test_a_policy_is_parsed_again_only_when_its_generation_changes() -> None:
+    store = Store()
+    store.put(Kind.TOOL_POLICY, at(policy("agents", "imaging"), 1))
+    first = store.policy("ToolPolicy", "agents", "imaging")
+    store.put(Kind.TOOL_POLICY, {**at(policy("agents", "imaging"), 2), "status": {"rules": 1}})
+    second = store.policy("ToolPolicy", "agents", "imaging")
+    assert first is not None
+    assert second is not None
+    assert second.policy is first.policy
+    assert second.status == {"rules": 1}
+
+
+# Which tasks a change asks for
+
+
+def populated() -> Store:
+    store = Store()
+    for name in ("agents", "others"):
+        store.put(Kind.NAMESPACE, at(namespace_of(name), 1))
+        store.put(Kind.TOOL_POLICY, at(policy(name, "imaging"), 2))
+        store.put(Kind.POD, running("mcp-0", 3, name))
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(cluster_policy("baseline"), 4))
+    return store
+
+
+def test_an_edit_asks_for_the_rules_of_its_namespace_and_its_own_status() -> None:
+    store = populated()
+    edit = at(policy("agents", "imaging", "write_*"), 10, generation=2)
+    found = asked(store, lambda: store.put(Kind.TOOL_POLICY, edit))
+    assert whats(found) == {("rules", "agents", ""), ("status", "agents", "imaging")}
+
+
+def test_an_edit_of_a_cluster_policy_asks_for_every_namespace_it_reaches() -> None:
+    store = populated()
+    edit = at(cluster_policy("baseline", "write_*"), 10, generation=2)
+    found = asked(store, lambda: store.put(Kind.CLUSTER_TOOL_POLICY, edit))
+    assert whats(found) == {("rules", "agents", ""), ("rules", "others", ""), ("status", None, "baseline")}
+
+
+def test_a_status_or_label_of_a_policy_asks_for_no_rules() -> None:
+    store = populated()
+    changed = {**at(policy("agents", "imaging"), 10), "status": {"rules": 9}}
+    found = asked(store, lambda: store.put(Kind.TOOL_POLICY, changed))
+    assert {t.what for t in found} == {What.STATUS}
+
+
+def test_a_pod_of_which_nothing_changed_but_its_version_asks_for_nothing() -> None:
+    store = populated()
+    assert asked(store, lambda: store.put(Kind.POD, running("mcp-0", 11))) == set()
+
+
+def test_a_pod_asks_for_its_own_policies_alone() -> None:
+    store = populated()
+    obj = {**at(pod("agents", "mcp-1"), 12), "status": {"phase": "Running"}}
+    found = asked(store, lambda: store.put(Kind.POD, obj))
+    assert whats(found) == {
+        ("rules", "agents", ""), ("touch", "agents", ""),
+        ("status", "agents", "imaging"), ("status", None, "baseline"),
+    }  # fmt: skip
+
+
+def test_a_pod_that_no_policy_selects_asks_for_nothing_once_it_is_known() -> None:
+    store = populated()
+    plain = pod("agents", "web", injected=False)
+    plain["metadata"]["labels"] = {"app": "web"}
+    assert asked(store, lambda: store.put(Kind.POD, at(plain, 12))) == set()
+
+
+def test_a_namespace_whose_labels_change_asks_for_rules_and_statuses() -> None:
+    store = populated()
+    changed = at(namespace_of("agents", toolpolicy__injection="x"), 12)
+    found = asked(store, lambda: store.put(Kind.NAMESPACE, changed))
+    assert whats(found) == {
+        ("rules", "agents", ""), ("status", "agents", "imaging"), ("status", None, "baseline")
+    }  # fmt: skip
+
+
+def test_a_namespace_of_which_nothing_changed_but_its_version_asks_for_nothing() -> None:
+    store = populated()
+    assert asked(store, lambda: store.put(Kind.NAMESPACE, at(namespace_of("agents"), 12))) == set()
+
+
+def test_rules_that_change_or_go_are_looked_at() -> None:
+    store = populated()
+    rules = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "toolpolicy-rules", "namespace": "agents"}}
+    found = asked(store, lambda: store.put(Kind.RULES, at(rules, 12)))
+    assert ("rules", "agents", "") in whats(found)
+    found = asked(store, lambda: store.remove(Kind.RULES, at(rules, 13)))
+    assert ("rules", "agents", "") in whats(found)
+
+
+def test_what_is_asked_for_after_any_change_is_part_of_everything() -> None:
+    store = populated()
+    all_of_it = set(tasks.everything(store))
+    changes: list[Change] = []
+    store.listen(changes.append)
+    store.put(Kind.POD, running("mcp-0", 20, rules="1-2"))
+    store.put(Kind.TOOL_POLICY, at(policy("others", "imaging", "x_*"), 21, generation=2))
+    assert changes
+    assert {t for c in changes for t in tasks.after(c, store)} <= all_of_it
+
+
+def test_records_do_not_keep_what_decisions_do_not_need() -> None:
+    store = Store()
+    obj = running("mcp-0", 3)
+    obj["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = "x" * 10_000
+    store.put(Kind.POD, obj)
+    found: Record | None = store.pod("agents", "mcp-0")
+    assert found is not None
+    assert "x" * 100 not in repr(replace(found))
