@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,8 @@ REQUEST_TIMEOUT = 10.0
 """Seconds that one request may take."""
 LIST_TIMEOUT = 60.0
 PAGE = 500
+_WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+"""RFC 7234, 5.5: code, agent, text."""
 _PATCHES = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -46,12 +49,16 @@ class ApiError(Exception):
     Status' machine-readable word (``Conflict``, ``NotFound``, ``Unreachable`` …); ``retry_after`` seconds, where said.
     """
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, retry_after: float | None = None, answer: Object | None = None
+    ) -> None:
         super().__init__(f"{reason}: {message}" if reason else message)
         self.status = status
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+        self.answer: Object = answer or {}
+        """The Status object (meta/v1) that was sent, if one was."""
 
     @property
     def not_found(self) -> bool:
@@ -95,20 +102,23 @@ class Api:
         self._configuration = configuration
         self._rest: Any = None
         self.host = str(configuration.host)
+        self.warned: Callable[[str], None] = lambda text: None
+        """Is told each warning of an answer (KEP-1693)."""
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | str | None = None) -> Api:
+    async def connect(cls, kubeconfig: Path | str | None = None, *, context: str | None = None) -> Api:
         """From this kubeconfig; without one from the pod's ServiceAccount, else the user's own kubeconfig.
 
-        Raises :class:`ConfigurationError`.
+        ``context`` is one of the kubeconfig's, instead of its current one. Raises :class:`ConfigurationError`.
         """
         configuration: Any = cast("Any", _client).Configuration()
         configuration.connection_pool_maxsize = 32
         configuration.retries = 0  # retries are the queue's: it knows what still matters
         loaders = cast("Any", _config)
         try:
-            if kubeconfig is not None:
-                await loaders.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+            if kubeconfig is not None or context is not None:
+                file = str(kubeconfig) if kubeconfig is not None else None
+                await loaders.load_kube_config(file, context=context, client_configuration=configuration)
             else:
                 try:
                     loaders.load_incluster_config(client_configuration=configuration)
@@ -221,6 +231,9 @@ class Api:
             raise ApiError(0, "Timeout", f"{method} {path}: no answer within {within:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
+        for header in response.headers.getall("Warning", ()):
+            if found := _WARNING.match(header):
+                self.warned(found[1].replace('\\"', '"').replace("\\\\", "\\"))
         if not 200 <= response.status < 300:
             raise _error(method, path, response.status, raw, response.headers.get("Retry-After"))
         return _object(raw, method, path)
@@ -229,6 +242,21 @@ class Api:
         settings: dict[str, Any] = await self._configuration.auth_settings()
         value = settings.get("BearerToken", {}).get("value")
         return str(value).strip() if value else None
+
+
+def context_namespace(kubeconfig: Path | str | None = None, context: str | None = None) -> str:
+    """The namespace of a context, ``default`` where it says none. Raises :class:`ConfigurationError`."""
+    loaders = cast("Any", _config)
+    try:
+        contexts, current = loaders.list_kube_config_contexts(str(kubeconfig) if kubeconfig is not None else None)
+    except (loaders.ConfigException, OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(str(error)) from error
+    chosen = next((c for c in contexts if c["name"] == context), None) if context is not None else current
+    if chosen is None:
+        known = ", ".join(sorted(c["name"] for c in contexts)) or "none"
+        raise ConfigurationError(f"no context {context!r} in the kubeconfig: it has {known}")
+    context_of = cast("Object", chosen.get("context") or {})
+    return str(context_of.get("namespace") or "default")
 
 
 @contextlib.asynccontextmanager
@@ -252,6 +280,7 @@ def _object(raw: bytes, method: str, path: str) -> Object:
 
 def _error(method: str, path: str, status: int, raw: bytes, retry_after: str | None) -> ApiError:
     reason, message, seconds = "", raw[:300].decode("utf-8", "replace").strip(), _seconds(retry_after)
+    answer: Object = {}
     with contextlib.suppress(ValueError):
         value: object = json.loads(raw)
         if isinstance(value, dict):
@@ -259,7 +288,8 @@ def _error(method: str, path: str, status: int, raw: bytes, retry_after: str | N
             reason, message = str(answer.get("reason") or ""), str(answer.get("message") or message)
             if seconds is None:
                 seconds = _seconds(cast("Object", answer.get("details") or {}).get("retryAfterSeconds"))
-    return ApiError(status, reason or str(status), f"{message or 'no message'} ({method} {path})", seconds)
+    said = f"{message or 'no message'} ({method} {path})"
+    return ApiError(status, reason or str(status), said, seconds, answer)
 
 
 def _seconds(value: object) -> float | None:

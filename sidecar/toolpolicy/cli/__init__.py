@@ -13,7 +13,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -38,32 +38,36 @@ _OWN_EPILOG = "\b\n"
 class Verbs(click.Group):
     """The top of the command line: finds verbs, and is the one place where their errors end."""
 
+    verbs: Mapping[str, str] = VERBS
+    package = "toolpolicy.cli"
+    """Where the verbs' modules are."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in self.verbs:
             return None
-        command: click.Command = importlib.import_module(f"toolpolicy.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"{self.package}.{cmd_name}").command
         return _keep_epilog(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl(list(self.verbs.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0].lower(), VERBS, n=1, cutoff=0.5)
-            meant = f": did you mean '{near[0]}'?" if near else f": the verbs are {', '.join(VERBS)}"
+        if args and args[0] not in self.verbs and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0].lower(), self.verbs, n=1, cutoff=0.5)
+            meant = f": did you mean '{near[0]}'?" if near else f": the verbs are {', '.join(self.verbs)}"
             raise click.UsageError(f"unknown verb '{args[0][:80]}'{meant}", ctx)
         return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         """Run one verb and exit. A verb may return its exit code, or nothing for 0."""
         extra["standalone_mode"] = False
-        extra.setdefault("prog_name", "toolpolicy")
+        extra.setdefault("prog_name", self.name)
         try:
             code = super().main(args, *rest, **extra)
             _flush()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -13,7 +14,7 @@ from toolpolicy.cli.output import InputError, echo, emit_json, load_policies, ou
 from toolpolicy.policy.compile import compile_policies
 from toolpolicy.policy.explain import as_json, explain, render
 from toolpolicy.policy.limits import MemoryCounters
-from toolpolicy.policy.model import Action
+from toolpolicy.policy.model import Action, Policy
 from toolpolicy.policy.types import Call, Principal
 
 NO_TOOLS = "note: the server's schema is not known, so anything passes it: give what the server lists with --tools FILE"
@@ -46,27 +47,35 @@ def parse_arguments(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-@click.command(
-    epilog="""Examples:
-  toolpolicy explain --policy policy.yaml --tool delete_image_set
-  toolpolicy explain --policy policy.yaml --tool start_export --args '{"uri": "s3://b/x"}' --time 2026-01-31T09:30:00Z
-  toolpolicy explain --policy policies/ --method resources/read --principal alice --group admins -o json"""
+_F = TypeVar("_F", bound=Callable[..., Any])
+_CALL_OPTIONS = (
+    click.option("--tool", metavar="NAME", help="The tool that is called."),
+    click.option(
+        "--args", "arguments", default="{}", metavar="JSON|@FILE|-", help="The call's arguments; default: none."
+    ),
+    click.option("--method", default="tools/call", show_default=True, help="The MCP method."),
+    click.option("--principal", default="anonymous", show_default=True, metavar="ID", help="Who is calling."),
+    click.option("--group", "groups", multiple=True, metavar="NAME", help="A group of the principal; repeatable."),
+    click.option("--service-account", metavar="NS/NAME", help="The principal is this ServiceAccount, verified."),
+    click.option("--verified/--claimed", default=True, show_default=True, help="Whether the identity is verified."),
+    click.option("--session", metavar="ID", help="The MCP session; default: none."),
+    click.option("--time", "time", metavar="RFC3339", help="When; default: now."),
+    click.option(
+        "--tools", metavar="FILE", help="What the server lists (a tools/list result); default: the name alone."
+    ),
+    output_option("text", "json"),
 )
-@click.option("--policy", "policies", multiple=True, required=True, metavar="FILE|DIR", help="Repeatable.")
-@click.option("--tool", metavar="NAME", help="The tool that is called.")
-@click.option("--args", "arguments", default="{}", metavar="JSON|@FILE|-", help="The call's arguments; default: none.")
-@click.option("--method", default="tools/call", show_default=True, help="The MCP method.")
-@click.option("--principal", default="anonymous", show_default=True, metavar="ID", help="Who is calling.")
-@click.option("--group", "groups", multiple=True, metavar="NAME", help="A group of the principal; repeatable.")
-@click.option("--service-account", metavar="NS/NAME", help="The principal is this ServiceAccount, verified.")
-@click.option("--verified/--claimed", default=True, show_default=True, help="Whether the identity is verified.")
-@click.option("--session", metavar="ID", help="The MCP session; default: none.")
-@click.option("--time", "time", metavar="RFC3339", help="When; default: now.")
-@click.option("--tools", metavar="FILE", help="What the server lists (a tools/list result); default: the name alone.")
-@output_option("text", "json")
-def command(
+
+
+def call_options(command: _F) -> _F:
+    """The options that describe a call; :func:`describe` and :func:`answer` take them."""
+    for option in reversed(_CALL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def describe(
     *,
-    policies: tuple[str, ...],
     tool: str | None,
     arguments: str,
     method: str,
@@ -76,17 +85,12 @@ def command(
     verified: bool,
     session: str | None,
     time: str | None,
-    tools: str | None,
-    output: str,
-) -> int:
-    """Show how a call is decided: which rules apply and why, what each validation and limit says, and the outcome.
-
-    Every policy in the files applies, whatever its selector, as with `toolpolicy proxy`. Limits are those of a first
-    call. Exits with 0 if the call is allowed, with 1 if it is not.
-    """
+    **others: Any,
+) -> Call:
+    """The call that the options describe. Raises :class:`InputError`, or click's own for what contradicts itself."""
     if (tool is None) == (method == "tools/call"):
         raise click.UsageError("give --tool NAME, or another --method than tools/call")
-    call = Call(
+    return Call(
         method=method,
         principal=Principal(
             principal,
@@ -101,8 +105,12 @@ def command(
         identities=(principal,),
         session=session,
     )
+
+
+def answer(policies: Sequence[Policy], call: Call, *, tools: str | None, output: str, **others: Any) -> int:
+    """Prints how the call is decided; 0 if it is allowed, else 1."""
     catalogue = Tools(read_tools(tools)) if tools else Tools((), others=True)
-    explanation = explain(compile_policies(load_policies(policies)), call, catalogue, MemoryCounters(), 0.0)
+    explanation = explain(compile_policies(policies), call, catalogue, MemoryCounters(), 0.0)
     if output == "json":
         emit_json(as_json(explanation))
     else:
@@ -113,3 +121,21 @@ def command(
         if explanation.decision.action is Action.REQUIRE_APPROVAL:
             echo(NO_APPROVALS)
     return 0 if explanation.decision.action is Action.ALLOW else 1
+
+
+@click.command(
+    epilog="""Examples:
+  toolpolicy explain --policy policy.yaml --tool delete_image_set
+  toolpolicy explain --policy policy.yaml --tool start_export --args '{"uri": "s3://b/x"}' --time 2026-01-31T09:30:00Z
+  toolpolicy explain --policy policies/ --method resources/read --principal alice --group admins -o json"""
+)
+@click.option("--policy", "policies", multiple=True, required=True, metavar="FILE|DIR", help="Repeatable.")
+@call_options
+def command(*, policies: tuple[str, ...], **options: Any) -> int:
+    """Show how a call is decided: which rules apply and why, what each validation and limit says, and the outcome.
+
+    Every policy in the files applies, whatever its selector, as with `toolpolicy proxy`. Limits are those of a first
+    call. Exits with 0 if the call is allowed, with 1 if it is not.
+    """
+    call = describe(**options)
+    return answer(load_policies(policies), call, **options)
