@@ -12,7 +12,7 @@ from support.policies import allow, deny, policy
 from toolpolicy.policy.model import Policy
 from toolpolicy.policy.types import Demand
 from toolpolicy.sidecar.interfaces import StateUnavailable
-from wire.rig import INITIALIZE, READS, Peer, Seen, StaticRules, call, echo, post, request, sidecar, upstream
+from wire.rig import DEADLINE, INITIALIZE, READS, Peer, Seen, StaticRules, call, echo, post, request, sidecar, upstream
 
 pytestmark = pytest.mark.asyncio
 
@@ -378,3 +378,39 @@ async def test_a_fault_of_our_own_is_500_forwards_nothing_and_ends_no_other_call
                 assert "nothing was executed" in reply.text
                 assert await client.closed()
         assert server.seen == []
+
+
+async def test_what_came_before_any_rules_is_on_record() -> None:
+    rules = StaticRules()
+    async with upstream() as server, sidecar(server.url, rules=rules) as running, running.client() as client:
+        assert (await client.call("get_thing", {"a": 1}, id="x")).denied
+        await client.get()
+        assert (await client.reply()).status == 503
+        call_, stream = running.audit.entries
+        assert (call_.decision.code, call_.method, call_.tool, call_.request_id, call_.forwarded) == (
+            "NoRulesYet", "tools/call", "get_thing", "x", False,
+        )  # fmt: skip
+        assert call_.arguments_digest
+        assert call_.principal.id == "addr:127.0.0.1"
+        assert (stream.decision.code, stream.method, stream.extra) == ("NoRulesYet", "HTTP GET", {"path": "/mcp"})
+        assert server.seen == []
+
+
+async def test_a_wrong_path_is_told_the_right_one() -> None:
+    rules = policy(allow("get_*"), server={"path": "/tools"})
+    async with (
+        upstream() as server,
+        sidecar(f"http://127.0.0.1:{server.port}", rules) as running,
+        running.client() as client,
+    ):
+        reply = await client.post(call("get_thing"), target="/mcp")
+        assert reply.status == 404
+        assert "MCP is served at /tools exactly" in reply.text
+
+
+async def test_the_time_until_the_server_answers_is_measured() -> None:
+    async with upstream() as server, sidecar(server.url) as running, running.client() as client:
+        await client.call("get_thing")
+        await client.call("delete_thing")
+        assert sum(running.metrics.call_seconds.counts) == 1
+        assert 0 < running.metrics.call_seconds.total < DEADLINE

@@ -78,7 +78,9 @@ class Routes:
         *,
         legacy_sse: Iterable[str] = ("/sse",),
     ) -> None:
-        self._mcp = frozenset(_plain(path) for path in mcp_paths)
+        self.mcp = tuple(dict.fromkeys(_plain(path) for path in mcp_paths))
+        """The MCP paths, in the order given."""
+        self._mcp = frozenset(self.mcp)
         self._legacy = frozenset(_plain(path) for path in legacy_sse) - self._mcp
         self._discovery = frozenset(
             [*DISCOVERY, *(base + path.rstrip("/") for base in DISCOVERY for path in self._mcp | self._legacy)]

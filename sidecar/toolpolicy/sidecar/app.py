@@ -231,6 +231,9 @@ class Sidecar:
     def answered(self, status: int) -> None:
         self._metrics.answered(status)
 
+    def waited(self, seconds: float) -> None:
+        self._metrics.call_seconds.observe(seconds)
+
     def _busy(self, word: str, text: str) -> Answer:
         return self.refuse(word, 503, f"{text}; try again", headers=((b"Retry-After", b"1"),))
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from toolpolicy.mcp.envelope import Message
 from toolpolicy.mcp.paths import Route
 from toolpolicy.policy.types import Call, Decision
-from toolpolicy.sidecar.interfaces import Identity
+from toolpolicy.sidecar.canonical import digest
+from toolpolicy.sidecar.interfaces import AuditEntry, Identity
 from toolpolicy.sidecar.lens import Caller, Lens, Sight
 from toolpolicy.sidecar.rules import RuleSet
 from toolpolicy.sidecar.sessions import Owner
@@ -106,3 +107,21 @@ def client_label(info: Mapping[str, Any]) -> Mapping[str, str]:
     """``name`` and ``version`` of clientInfo, cut to what a label may hold."""
     found = {key: value[:MAX_LABEL] for key in ("name", "version") if isinstance(value := info.get(key), str)}
     return found or NO_CLIENT
+
+
+def unjudged(request: Request, route: Route, who: Identity, decision: Decision, message: Message | None) -> AuditEntry:
+    """The record of a request that came before any rules. None of them asks for arguments: their digest is kept."""
+    tool = message.tool if message is not None else None
+    return AuditEntry(
+        decision,
+        (message.method if message is not None else None) or f"HTTP {request.method}",
+        tool,
+        message.id if message is not None else None,
+        who.principal,
+        None,
+        NO_CLIENT,
+        digest(message.arguments) if message is not None and tool is not None else None,
+        "",
+        forwarded=False,
+        extra={} if tool is not None else {"path": route.path[:256]},
+    )

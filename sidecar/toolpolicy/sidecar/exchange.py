@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from time import perf_counter
 from typing import Protocol
 
 from toolpolicy.sidecar.interfaces import Grant
@@ -67,6 +68,10 @@ class Watcher(Protocol):
         """The head of an answer came."""
         ...
 
+    def waited(self, seconds: float) -> None:
+        """A call's answer began so long after it was forwarded."""
+        ...
+
     def failed(self, exchange: Exchange, why: Died) -> Answer:
         """The upstream leg died before any answer: what the client is told."""
         ...
@@ -116,6 +121,7 @@ class Exchange:
         "_chunked",
         "_client",
         "_connection",
+        "_forwarded",
         "_headers",
         "_manner",
         "_mode",
@@ -140,6 +146,7 @@ class Exchange:
         """Bytes of an answer were written."""
         self.streaming = False
         self.over = False
+        self._forwarded = perf_counter()
         self._connection: Connection | None = None
         self._mode = Mode.RAW
         self._chunked = False
@@ -224,7 +231,10 @@ class Exchange:
                 encoded = value.lower() != b"identity"
             else:
                 changes = True
-        self._manner.watcher.answered(status)
+        watcher = self._manner.watcher
+        watcher.answered(status)
+        if not order.stream:
+            watcher.waited(perf_counter() - self._forwarded)
         if order.taken is not None and status < 400:
             order.taken(session)
         if encoded and (events or order.whole):

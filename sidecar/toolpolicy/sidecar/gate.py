@@ -22,7 +22,7 @@ from toolpolicy.mcp.paths import Route, RouteKind, Routes
 from toolpolicy.mcp.revisions import batch_allowed, has_sessions
 from toolpolicy.policy.model import Action
 from toolpolicy.policy.types import Call, Code, Decision
-from toolpolicy.sidecar.case import Case, bounded_session, client_label, then
+from toolpolicy.sidecar.case import Case, bounded_session, client_label, then, unjudged
 from toolpolicy.sidecar.exchange import Exchange, Order
 from toolpolicy.sidecar.head import forwarded_head, with_body
 from toolpolicy.sidecar.interfaces import AuditEntry, AuditLog, Identifier, Identity, IdentityRefused
@@ -43,7 +43,6 @@ _LEGACY: Final = RouteKind.LEGACY_MESSAGE
 _DISCOVERY: Final = RouteKind.DISCOVERY
 _PASS_THROUGH: Final = RouteKind.PASS_THROUGH
 _IDENTITY = (Identity, IdentityRefused)
-_NOT_HERE = "there is nothing at this path; MCP is served at its exact path only"
 _NO_RULES = "No valid set of policies is loaded yet, so every call is denied. Try again shortly."
 _FOREIGN_SESSION = "This session belongs to another caller. Open a session of your own with initialize."
 _FOREIGN_TASK = "This task belongs to another caller."
@@ -96,7 +95,8 @@ class Gate:
         head = request.head
         route = self.routes.route(head.method, head.target)
         if route.kind is _NOT_FOUND:
-            return self.refuse("path", 404, _NOT_HERE)
+            where = " and ".join(self.routes.mcp)
+            return self.refuse("path", 404, f"there is nothing at this path; MCP is served at {where} exactly")
         if request.body is not None and head.method in _BODILESS:
             return self.refuse("body", 400, f"{head.method} takes no body", close=True)
         found = self._identifier.identify(request.peer, head.telling)
@@ -120,7 +120,7 @@ class Gate:
             return self.refuse("credential", who.status, who.reason, headers=challenge if who.status == 401 else ())
         rules = cast("RuleSet | None", self._rules.current)
         if rules is None:
-            return self._before_rules(request, route)
+            return self._before_rules(request, route, who)
         case = Case(request, route, rules, who, started, self._sight)
         if route.kind is _DISCOVERY or route.kind is _PASS_THROUGH:
             return self._pass_through(case)
@@ -132,7 +132,7 @@ class Gate:
         allow = ((b"Allow", b"GET, POST, DELETE, OPTIONS, HEAD"),)
         return self.refuse("method", 405, f"{method} is no method of MCP", headers=allow, close=True)
 
-    def _before_rules(self, request: Request, route: Route) -> Answer:
+    def _before_rules(self, request: Request, route: Route, who: Identity) -> Answer:
         message: Message | tuple[Message, ...] | None = None
         if request.method == "POST" and request.body and route.kind is not RouteKind.PASS_THROUGH:
             try:
@@ -140,9 +140,11 @@ class Gate:
             except EnvelopeError as error:
                 return Answer(error.status, answers.parse_error(error))
         self._parts.metrics.refused("no-rules")
-        if isinstance(message, Message) and message.kind is Kind.REQUEST:
-            decision = Decision(Action.DENY, Code.NO_RULES_YET, _NO_RULES)
-            return self._spoken(request, answers.denial(message, decision))
+        decision = Decision(Action.DENY, Code.NO_RULES_YET, _NO_RULES)
+        single = message if isinstance(message, Message) else None
+        self._parts.audit.record(unjudged(request, route, who, decision, single))
+        if single is not None and single.kind is Kind.REQUEST:
+            return self._spoken(request, answers.denial(single, decision))
         return Answer(503, answers.http_error(answers.DENIED, _NO_RULES), headers=((b"Retry-After", b"1"),))
 
     # -- POST

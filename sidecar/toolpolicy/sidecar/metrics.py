@@ -119,7 +119,7 @@ class Metrics:
         self.decision_seconds = Histogram(DECISION_SECONDS)
         """Seconds to judge a call; ``observe`` it."""
         self.call_seconds = Histogram(CALL_SECONDS)
-        """Seconds from a forwarded call's last byte to the answer's first."""
+        """Seconds from a call's being forwarded (a connection made for it included) to the answer's head."""
 
     def of_server(self, name: str) -> Metrics:
         """The metrics of one of several servers: what it reports carries the label ``server``."""

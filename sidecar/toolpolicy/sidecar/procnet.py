@@ -43,6 +43,8 @@ def parse(text: str) -> Iterator[Listener]:
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Words of 32 bits in the machine's own order; an IPv4 address written as IPv6 is the IPv4 one."""
+    if len(text) not in (8, 32):
+        raise ValueError(text)
     words = (int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8))
     address = ipaddress.ip_address(b"".join(words))
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
