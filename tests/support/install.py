@@ -50,3 +50,42 @@ def _only(selector: Object, namespaces: tuple[str, ...], operator_namespace: str
             expression["values"] = ["kube-system", operator_namespace]
     if namespaces:
         expressions.append({"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(namespaces)})
+
+
+def guard(suffix: str, namespaces: tuple[str, ...], operator_namespace: str) -> list[Object]:
+    """The ValidatingAdmissionPolicies and their bindings, named ``NAME-SUFFIX``, for these namespaces only, where the
+    operator of ``operator_namespace`` counts as the operator. Objects outside namespaces concern them if they carry the
+    label ``guard=SUFFIX``.
+    """
+    found = renamed(documents("guard.yaml"), suffix, operator_namespace)
+    for document in found:
+        if document["kind"].endswith("Binding"):
+            document["spec"]["policyName"] += f"-{suffix}"
+            here = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(namespaces)}
+            resources: Object = {"namespaceSelector": {"matchExpressions": [here]}}
+            document["spec"]["matchResources"] = resources
+            if document["metadata"]["name"].startswith("toolpolicy-status"):
+                document["spec"]["matchResources"] = {"objectSelector": {"matchLabels": {"guard": suffix}}}
+    return found
+
+
+def rbac(suffix: str, operator_namespace: str) -> list[Object]:
+    """The operator's ServiceAccount in ``operator_namespace`` with what it may do; roles for users are left out."""
+    wanted = [d for d in documents("rbac.yaml") if d["metadata"]["name"] == "toolpolicy-operator"]
+    found = renamed(wanted, suffix, operator_namespace)
+    for document in found:
+        if "roleRef" in document and document["roleRef"]["kind"] == "ClusterRole":
+            document["roleRef"]["name"] += f"-{suffix}"
+    return found
+
+
+def renamed(objects: list[Object], suffix: str, operator_namespace: str) -> list[Object]:
+    """The same with ``-SUFFIX`` behind the names of what is in no namespace, in another namespace than
+    toolpolicy-system.
+    """
+    text = yaml.safe_dump_all(objects, width=1_000_000).replace("toolpolicy-system", operator_namespace)
+    found: list[Object] = list(yaml.safe_load_all(text))
+    for document in found:
+        if "namespace" not in document["metadata"]:
+            document["metadata"]["name"] += f"-{suffix}"
+    return found
