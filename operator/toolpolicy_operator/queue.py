@@ -34,6 +34,11 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         return len(self._due) + len(self._again)
 
+    def busy(self, within: float = 1.0) -> int:
+        """How many keys workers have, or are due in so many seconds."""
+        soon = self._clock() + within
+        return len(self._running) + sum(due <= soon for due in self._due.values())
+
     def add(self, key: K, delay: float = 0.0) -> None:
         """Ask for ``key`` in ``delay`` seconds at the latest; an earlier time asked for stands."""
         due = self._clock() + delay
