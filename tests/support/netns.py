@@ -6,6 +6,7 @@ lives as long as the one process that holds it; nothing is named in /run, nothin
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -100,6 +101,13 @@ class Namespace:
         """What is said at HOST/PORT to a process of this user, or the name of the error."""
         done = self.run(sys.executable, str(TALK), "ask", str(uid), how, f"{host}/{port}")
         return done.stdout.strip()
+
+    def fetch(self, host: str, port: int, path: str = "/", body: object = None) -> tuple[int, str]:
+        """Status and body of an HTTP answer; 0 and the error's name where there is none."""
+        what = f"{'GET' if body is None else 'POST'},{path},{'' if body is None else json.dumps(body)}"
+        done = self.run(sys.executable, str(TALK), "fetch", "0", what, f"{host}/{port}")
+        found = json.loads(done.stdout)
+        return found["status"], found["body"]
 
 
 def wire(world: Namespace, pod: Namespace, addresses: Sequence[str] = POD_ADDRESSES) -> None:

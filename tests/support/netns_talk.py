@@ -1,10 +1,12 @@
 """Run inside a network namespace: ``serve UID TEXT HOST/PORT…`` tells every client TEXT, ``ask UID HOW HOST/PORT``
-prints what it is told, or the error's name.
+prints what it is told, or the error's name; ``fetch UID METHOD,PATH,BODY HOST/PORT`` prints an HTTP answer as JSON.
 """
 
 from __future__ import annotations
 
 import errno
+import http.client
+import json
 import os
 import selectors
 import socket
@@ -20,6 +22,8 @@ def main() -> None:
     os.setuid(int(uid))
     if verb == "serve":
         serve(what.encode(), addresses)
+    elif verb == "fetch":
+        print(fetch(what, addresses[0]))
     else:
         print(ask(what, addresses[0]))
 
@@ -62,6 +66,21 @@ def ask(how: str, address: str) -> str:
             return "timeout"
         except OSError as error:
             return errno.errorcode.get(error.errno or 0, str(error))
+
+
+def fetch(what: str, address: str) -> str:
+    method, path, body = what.split(",", 2)
+    host, _, port = address.rpartition("/")
+    connection = http.client.HTTPConnection(host, int(port), timeout=DEADLINE)
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} if body else {}
+    try:
+        connection.request(method, path, body or None, headers)
+        answer = connection.getresponse()
+        return json.dumps({"status": answer.status, "body": answer.read().decode()})
+    except OSError as error:
+        return json.dumps({"status": 0, "body": errno.errorcode.get(error.errno or 0, str(error))})
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":
