@@ -201,7 +201,7 @@ def parse(body: bytes, *, max_depth: int = 64, max_values: int = MAX_VALUES) -> 
         raise _syntax_error(body, str(error)) from None
     has_nul = values.contains_nul(body, value)
     if type(value) is dict:
-        message = _message(cast(JsonObject, value), has_nul)
+        message: Message | tuple[Message, ...] = _message(cast(JsonObject, value), has_nul)
     elif type(value) is list:
         message = _batch(cast(list[Any], value), has_nul)
     else:

@@ -205,7 +205,7 @@ def compile_expression(source: str, expect: Expect) -> Expression:
     if not source.strip():
         raise ExpressionFault("the expression is empty")
     for index, char in enumerate(source):
-        if char == "\0" or "\ud800" <= char <= "\udfff":
+        if char == "\0" or 0xD800 <= ord(char) <= 0xDFFF:
             raise ExpressionFault(
                 f"the character U+{ord(char):04X} can't be used in an expression", *_place(source, index)
             )

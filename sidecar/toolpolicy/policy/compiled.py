@@ -86,7 +86,7 @@ class Limit:
         server."""
         per = self.per
         if per is Per.SESSION or per is Per.PRINCIPAL:
-            key = (call.session, call.principal.id, call.identities)
+            key: tuple[object, ...] = (call.session, call.principal.id, call.identities)
         else:
             key = (call.tool or call.method, call.server.get("namespace", ""), call.server.get("name", ""))
         if cost != 1.0:
