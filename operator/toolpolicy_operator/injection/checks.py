@@ -204,7 +204,7 @@ def port_number(container: Object, port: object) -> int | None:
     """A probe's port as a number; a name is one of the container's own ports."""
     if isinstance(port, int):
         return port
-    if isinstance(port, str) and port.isascii() and port.isdigit():
+    if isinstance(port, str) and port.isascii() and port.isdigit() and len(port) <= 5:
         return int(port)
     for declared in podview.listed(container, "ports"):
         if declared.get("name") == port:

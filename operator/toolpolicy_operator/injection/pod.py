@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from toolpolicy_operator import names
@@ -12,6 +12,8 @@ from toolpolicy_operator.injection.eligibility import Eligibility, Reason, decid
 from toolpolicy_operator.injection.plan import Plan, Pod
 from toolpolicy_operator.injection.podview import Object
 from toolpolicy_operator.injection.ports import McpPort
+
+SELECTED = "the pod is older than its policy, or than the label of its namespace: restart it to protect it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ def treat(pod: Pod, plan: Plan) -> Injection:
     """The table's answer for the pod and the pod as it should be; the pod that comes in is not changed.
 
     One that was injected by this version must carry just what this version injects, except for what follows from
-    policies and other containers: that is written anew. What another version injected is replaced.
+    policies and other containers: that is written anew. What another version injected is replaced, and so is what was
+    altered where nothing may be refused, because all policies are in Audit.
     """
     original = restore(pod)
     eligibility = decide(original, plan)
@@ -53,7 +56,7 @@ def treat(pod: Pod, plan: Plan) -> Injection:
         expected = _injected(original, plan, eligibility.servers)
         if podview.annotations_of(pod).get(names.INJECTED_ANNOTATION) == plan.defaults.version:
             difference = compare.altered(expected, pod, dynamic=True)
-            if difference:
+            if difference and plan.enforced:
                 return Injection(was_altered(difference, plan), pod)
             _keep_tolerated(expected, pod)
         return Injection(eligibility, expected)
@@ -73,6 +76,21 @@ def verify(pod: Pod, plan: Plan) -> Injection:
         return Injection(eligibility, pod)
     difference = compare.altered(_injected(original, plan, eligibility.servers), pod)
     return Injection(was_altered(difference, plan) if difference else eligibility, pod)
+
+
+def examine(pod: Pod, plan: Plan) -> Eligibility:
+    """The table's answer for a pod that is stored: ``Injected`` with its sidecar, ``Selected`` if it is eligible and
+    has none, ``Altered`` if what it has is not what its version would have injected, as far as this one can tell.
+    """
+    eligibility = decide(restore(pod), plan)
+    if not eligibility.eligible:
+        return eligibility
+    version = podview.annotations_of(pod).get(names.INJECTED_ANNOTATION)
+    if version is None:
+        return replace(eligibility, eligible=False, reason=Reason.SELECTED, message=SELECTED, unprotected=True)
+    if version != plan.defaults.version:
+        return replace(eligibility, message=f"the sidecar was injected by toolpolicy {version}")
+    return treat(pod, plan).eligibility
 
 
 def was_altered(difference: str, plan: Plan) -> Eligibility:

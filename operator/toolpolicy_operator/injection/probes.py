@@ -96,15 +96,17 @@ def _question(container: Object, handler: Object, numbers: frozenset[int], timeo
 
 
 def _original(question: Object) -> tuple[str | None, Object]:
-    port = question.get("port")
+    """The handler that asked this; None for what no handler asks. The variable it is read from may hold anything."""
+    port, path, headers = question.get("port"), question.get("path"), question.get("headers")
+    if not isinstance(port, int) or isinstance(port, bool):
+        return None, {}
     match question.get("type"):
         case "tcp":
             return "tcpSocket", {"port": port}
         case "grpc":
-            return "grpc", {"port": port, "service": question.get("service", "")}
-        case "http":
-            headers = question.get("headers")
-            request = {"path": question.get("path"), "port": port, "scheme": question.get("scheme")}
+            return "grpc", {"port": port, "service": str(question.get("service") or "")}
+        case "http" if isinstance(path, str):
+            request: Object = {"path": path, "port": port, "scheme": str(question.get("scheme") or "HTTP")}
             return "httpGet", {**request, "httpHeaders": headers} if headers else request
         case _:
             return None, {}
