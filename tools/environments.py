@@ -140,7 +140,7 @@ def go_binary(source: Path, name: str, links: Sequence[str] = (), *, stamped: st
     with building(target) as missing:
         if missing:
             compiler = machine_go(required) or go()
-            say(f"building {name} with {compiler} (once; Kubernetes takes 8 to 20 minutes on two cores)")
+            say(f"building {name} with {compiler} (once; an empty Go cache makes this 8 to 20 minutes on two cores)")
             target.mkdir(parents=True)
             flags = ["-trimpath", "-buildvcs=false", f"-ldflags={_version_flags(required, stamped)}"]
             _go_build(compiler, source, target / name, *flags, timeout=BUILD_TIMEOUT)

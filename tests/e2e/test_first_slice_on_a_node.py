@@ -1,0 +1,160 @@
+"""One policy, one pod, on a real node: injected, redirected, a call denied by a rule, the rule edited, the next call
+allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from typing import Any, cast
+
+import pytest
+
+from cluster import images
+from cluster.control import ControlPlane
+from cluster.fixtures import uncaptured
+from cluster.installation import Operator, listed
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.xdist_group("node")]
+
+READY = "--timeout=120s"
+
+
+@pytest.fixture(scope="module")
+def operator(node: ControlPlane) -> Generator[Operator]:
+    with Operator(node) as running:
+        yield running
+
+
+def policy(namespace: str, delete: str) -> dict[str, Any]:
+    """Notes are read by everyone; ``delete`` is the action for delete_note."""
+    rules: list[dict[str, Any]] = [
+        {"name": "read", "match": {"tools": ["read_note"]}, "action": "Allow"},
+        {"name": "delete", "match": {"tools": ["delete_note"]}, "action": delete},
+    ]
+    if delete == "Deny":
+        rules[1]["reason"] = "notes are kept for the auditors"
+    return {
+        "apiVersion": "toolpolicy.dev/v1alpha1",
+        "kind": "ToolPolicy",
+        "metadata": {"name": "notes", "namespace": namespace},
+        "spec": {"selector": {"matchLabels": {"app": "notes"}}, "rules": rules},
+    }
+
+
+def workload(namespace: str) -> list[dict[str, Any]]:
+    """The MCP server with its Service, and a pod with a client."""
+    server = {
+        "name": "server",
+        "image": images.MCP,
+        "imagePullPolicy": "Never",
+        "command": ["python3", "/opt/mcp/server.py"],
+        "ports": [{"name": "mcp", "containerPort": 8000}],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8000}, "periodSeconds": 1},
+    }
+    client = {
+        "name": "client",
+        "image": images.MCP,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sleep", "100000"],
+    }
+    return [
+        pod(namespace, "notes", server),
+        pod(namespace, "client", client),
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "notes", "namespace": namespace},
+            "spec": {"selector": {"app": "notes"}, "ports": [{"port": 80, "targetPort": 8000}]},
+        },
+    ]
+
+
+def pod(namespace: str, name: str, container: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
+    }
+
+
+class Client:
+    """The client's pod."""
+
+    def __init__(self, node: ControlPlane, namespace: str) -> None:
+        self.node = node
+        self.namespace = namespace
+
+    def call(self, url: str, *arguments: str) -> dict[str, Any]:
+        """What the client saw."""
+        done = self.node.kubectl(*self._command(url, *arguments))
+        return cast(dict[str, Any], json.loads(done.stdout.splitlines()[-1]))
+
+    def until_allowed(self, url: str, tool: str, arguments: str) -> subprocess.Popen[str]:
+        """A client that calls until it may; returns once it is at it."""
+        kubectl = [str(self.node.programs / "kubectl"), f"--kubeconfig={self.node.kubeconfig}"]
+        command = [*kubectl, *self._command(url, tool, arguments, "--until", "allowed", "--seconds", "60")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert "waiting" in process.stdout.readline()
+        return process
+
+    def _command(self, url: str, *arguments: str) -> list[str]:
+        return ["exec", "client", "-n", self.namespace, "--", "python3", "/opt/mcp/client.py", url, *arguments]
+
+
+def test_a_rule_holds_for_a_pod_and_its_edit_for_the_next_call(
+    node: ControlPlane, operator: Operator, node_namespace: str, request: pytest.FixtureRequest
+) -> None:
+    begun = time.time()
+    node.kubectl("label", "namespace", node_namespace, "toolpolicy.dev/injection=enabled")
+    node.kubectl("apply", "-f", "-", stdin=listed([policy(node_namespace, "Deny"), *workload(node_namespace)]))
+    try:
+        node.kubectl("wait", "pod/notes", "pod/client", "-n", node_namespace, "--for=condition=Ready", READY)
+    except Exception:
+        sys.stderr.write(told(node, node_namespace, operator))
+        raise
+    ready = time.time()
+
+    injected = json.loads(node.kubectl("get", "pod", "notes", "-n", node_namespace, "-o", "json").stdout)
+    assert [c["name"] for c in injected["spec"]["initContainers"]] == ["toolpolicy-redirect", "toolpolicy-sidecar"]
+    service = node.kubectl("get", "service", "notes", "-n", node_namespace, "-o", "jsonpath={.spec.clusterIP}").stdout
+    client = Client(node, node_namespace)
+    for url in (f"http://{service}/mcp", f"http://{injected['status']['podIP']}:8000/mcp"):
+        assert client.call(url, "read_note", '{"name": "n"}')["outcome"] == "allowed"
+        denied = client.call(url, "delete_note", '{"name": "n"}')
+        assert denied["outcome"] == "denied"
+        assert "notes are kept for the auditors" in denied["text"]
+        unknown = client.call(url, "write_note", '{"name": "n", "text": "t"}')
+        assert unknown["outcome"] == "denied"
+
+    url = f"http://{service}/mcp"
+    waiting = client.until_allowed(url, "delete_note", '{"name": "n"}')
+    edited = time.time()
+    node.kubectl("apply", "-f", "-", stdin=json.dumps(policy(node_namespace, "Allow")))
+    output, _ = waiting.communicate(timeout=90)
+    outcome = json.loads(output.splitlines()[-1])
+    assert outcome["outcome"] == "allowed", told(node, node_namespace, operator)
+    with uncaptured(request.config):
+        sys.stderr.write(
+            f"\nfrom apply to Ready {ready - begun:.1f} s, from the edit's apply to its being obeyed "
+            f"{outcome['at'] - edited:.2f} s\n"
+        )
+
+
+def told(node: ControlPlane, namespace: str, operator: Operator) -> str:
+    """What there is to say of a slice that failed."""
+    parts = [operator.program.log()]
+    for command in (
+        ["get", "pods,configmaps,toolpolicies,events", "-o", "wide"],
+        ["describe", "pod", "notes"],
+        ["logs", "notes", "--all-containers", "--prefix", "--tail=40"],
+        ["get", "toolpolicy", "notes", "-o", "yaml"],
+    ):
+        done = node.kubectl(*command, "-n", namespace, check=False)
+        parts.append(f"$ kubectl {' '.join(command)}\n{done.stdout}{done.stderr}")
+    return "\n".join(parts)
