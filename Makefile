@@ -39,8 +39,12 @@ format: $(BIN)/.ready ## Format the code and apply ruff's safe fixes
 	@$(BIN)/ruff format -q .
 
 .PHONY: test
-test: lint ## Lint, type check and every test
-	@$(BIN)/pytest -n 2 --dist loadgroup
+test: lint ## Lint, type check and every test but those on a node (first run: builds Kubernetes, 8 to 20 minutes)
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not e2e"
+
+.PHONY: e2e
+e2e: $(BIN)/.ready ## End to end on a real Kubernetes node of this machine (root on Debian; docs/testing.md)
+	@$(BIN)/pytest -m e2e tests
 
 .PHONY: test-quick
 test-quick: $(BIN)/.ready ## The tests that need nothing but Python (under a minute)
