@@ -19,6 +19,7 @@ from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import client as _client  # pyright: ignore[reportMissingTypeStubs]
 from kubernetes.aio import config as _config  # pyright: ignore[reportMissingTypeStubs]
 from kubernetes.aio.client import rest as _rest  # pyright: ignore[reportMissingTypeStubs]
@@ -124,7 +125,7 @@ class Api:
                     loaders.load_incluster_config(client_configuration=configuration)
                 except loaders.ConfigException:
                     await loaders.load_kube_config(client_configuration=configuration)
-        except (loaders.ConfigException, OSError, ValueError, TypeError) as error:
+        except (loaders.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
             where = f"the kubeconfig {kubeconfig}" if kubeconfig is not None else "the pod or ~/.kube/config"
             raise ConfigurationError(f"no access to a cluster from {where}: {error}") from error
         return cls(configuration)
@@ -249,7 +250,7 @@ def context_namespace(kubeconfig: Path | str | None = None, context: str | None 
     loaders = cast("Any", _config)
     try:
         contexts, current = loaders.list_kube_config_contexts(str(kubeconfig) if kubeconfig is not None else None)
-    except (loaders.ConfigException, OSError, ValueError, TypeError) as error:
+    except (loaders.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(str(error)) from error
     chosen = next((c for c in contexts if c["name"] == context), None) if context is not None else current
     if chosen is None:

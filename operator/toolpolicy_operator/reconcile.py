@@ -101,11 +101,12 @@ class Reconciler:
         while True:
             task = await self.queue.get()
             try:
-                await self._do(task)
+                await self.do(task)
             finally:
                 self.queue.done(task)
 
-    async def _do(self, task: Task) -> None:
+    async def do(self, task: Task) -> None:
+        """One task, whatever comes of it."""
         if not self._election.leading:
             return
         started, outcome = monotonic(), "done"
