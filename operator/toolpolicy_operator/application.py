@@ -16,6 +16,7 @@ from toolpolicy_operator import names, reconcile, tasks
 from toolpolicy_operator.admission import pods as pod_admission
 from toolpolicy_operator.admission import policies as policy_admission
 from toolpolicy_operator.admission.lookup import ApiLookup
+from toolpolicy_operator.admission.written import WrittenRules
 from toolpolicy_operator.certificates import CERT_MANAGER_DIRECTORY, Certificates, Options, service_names
 from toolpolicy_operator.control.app import ControlApi
 from toolpolicy_operator.control.relay import Relay
@@ -201,6 +202,7 @@ class Application:
     def _reviews(self) -> dict[str, ReviewHandler]:
         s, store = self._settings, self.store
         lookup, services = ApiLookup(self._api, self.store), ApiServices(self._api)
+        rules = WrittenRules(self.store)
         defaults = Defaults(
             version=toolpolicy.__version__,
             image=s.image,
@@ -211,7 +213,7 @@ class Application:
         )
 
         async def mutate(review: Review) -> Review:
-            return await pod_admission.mutate(review, store, lookup, defaults)
+            return await pod_admission.mutate(review, store, lookup, defaults, rules=rules)
 
         async def validate(review: Review) -> Review:
             return await pod_admission.validate_pod(review, store, lookup, defaults)

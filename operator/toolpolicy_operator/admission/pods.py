@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from toolpolicy.policy.model import Policy
+from toolpolicy_operator import names
 from toolpolicy_operator.admission import jsonpatch, podshape, review
 from toolpolicy_operator.admission.review import BadReview, Object, Request, Review
 from toolpolicy_operator.injection import guardrails, podview
@@ -23,6 +24,8 @@ from toolpolicy_operator.injection.plan import Defaults, Plan, make_plan
 from toolpolicy_operator.injection.pod import Injection, treat, verify
 
 LOOKUP_SECONDS = 1.0
+WRITTEN_SECONDS = 3.0
+"""How long a pod waits for its policies to be written; with the lookup less than the webhook's own deadline."""
 
 
 class Selection(Protocol):
@@ -36,6 +39,14 @@ class Selection(Protocol):
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """Empty for a namespace that is not known (yet): every real one has labels."""
+        ...
+
+
+class Rules(Protocol):
+    """What is known of the rules that pods mount."""
+
+    async def missing(self, namespace: str, policies: Sequence[Policy], within: float) -> Sequence[Policy]:
+        """Those that a pod of the namespace would not find."""
         ...
 
 
@@ -66,10 +77,16 @@ Observer = Callable[[Decision], None]
 
 
 async def mutate(
-    body: Review, store: Selection, lookup: Lookup, defaults: Defaults, *, observe: Observer | None = None
+    body: Review,
+    store: Selection,
+    lookup: Lookup,
+    defaults: Defaults,
+    *,
+    rules: Rules | None = None,
+    observe: Observer | None = None,
 ) -> Review:
     """AdmissionReview of a pod's CREATE in; out the review that lets it pass, as it is or with the patch that injects
-    the sidecar, or that refuses it with the reason.
+    the sidecar, or that refuses it with the reason. With ``rules`` a pod waits until they hold its policies.
     """
     try:
         request = _request(body)
@@ -81,6 +98,10 @@ async def mutate(
     except LookupFailed as problem:
         return _unreadable(body, problem)
     injection = treat(request.object, plan)
+    if injection.eligibility.eligible and rules is not None:
+        missing = await rules.missing(plan.namespace, plan.policies, WRITTEN_SECONDS)
+        if missing:
+            injection = Injection(_not_written(missing[0]), request.object)
     _tell(observe, request, injection.eligibility)
     return _answer(request, injection, plan)
 
@@ -159,7 +180,19 @@ def _answer(request: Request, injection: Injection, plan: Plan) -> Review:
 
 def _refusal(request: Request, eligibility: Eligibility) -> Review:
     message = f"{eligibility.reason}: {eligibility.message} (pod {request.namespace}/{podview.name_of(request.object)})"
-    return review.refused(request.uid, message, audit={"reason": eligibility.reason.value})
+    audit = {"reason": eligibility.reason.value}
+    if eligibility.reason is Reason.RULES_NOT_WRITTEN:
+        return review.refused(request.uid, message, code=503, reason="ServiceUnavailable", audit=audit)
+    return review.refused(request.uid, message, audit=audit)
+
+
+def _not_written(policy: Policy) -> Eligibility:
+    message = (
+        f"{policy.kind} {policy.metadata.name} selects the pod and is not in the namespace's ConfigMap "
+        f"{names.RULES_CONFIGMAP} yet, so the pod would start without it: try again; if it stays, see the policy's "
+        "status and the operator's log"
+    )
+    return Eligibility(False, Reason.RULES_NOT_WRITTEN, message, refused=True, unprotected=True)
 
 
 def _unreadable(body: Review, problem: LookupFailed) -> Review:

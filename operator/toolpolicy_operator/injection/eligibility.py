@@ -47,6 +47,7 @@ class Reason(StrEnum):
     UNNAMED_PORT = "UnnamedPort"
     HOST_PORT = "HostPort"
     ALTERED = "Altered"
+    RULES_NOT_WRITTEN = "RulesNotWritten"
     SELECTED = "Selected"
     """It is eligible, and has no sidecar yet."""
     INJECTED = "Injected"
@@ -230,6 +231,11 @@ OTHER_REASONS: tuple[tuple[Reason, str], ...] = (
         Reason.ALTERED,
         "a pod carries a sidecar that is not what toolpolicy injects, named by its field: another webhook, or a hand, "
         "changed it. Refused",
+    ),
+    (
+        Reason.RULES_NOT_WRITTEN,
+        "after 3 s a policy that selects the pod was not in the namespace's rules yet, so the pod would have started "
+        "without it. Refused; a controller tries again",
     ),
 )
 """Reasons that no row of the table gives, and what they mean."""
