@@ -10,7 +10,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .PHONY: help
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/.locked: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "toolpolicy needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
@@ -59,6 +59,25 @@ soak: $(BIN)/.ready ## The long ones: more examples of every law, and memory ove
 bench: $(BIN)/.ready ## Measure the sidecar beside its baselines (quiet machine, 2 cores)
 	@$(BIN)/python bench/policy/bench.py
 	@$(BIN)/python bench/proxy/run.py
+
+COMPILED := .cache/compiled
+$(COMPILED)/.built: requirements/build.txt tools/compiled.py tools/mypyc.ini $(shell find sidecar -name '*.py')
+	@$(PYTHON) -m venv --clear .cache/compile-venv
+	@.cache/compile-venv/bin/pip install -q --require-hashes -r requirements/build.txt
+	@echo "compiling into $(COMPILED) (minutes) ..."
+	@.cache/compile-venv/bin/python tools/compiled.py $(COMPILED) > .cache/compiled.log 2>&1 || { tail -20 .cache/compiled.log; exit 1; }
+	@touch $@
+
+.PHONY: compiled
+compiled: $(COMPILED)/.built ## The way of a call compiled to C (optional; needs a C compiler)
+
+.PHONY: test-compiled
+test-compiled: $(BIN)/.ready $(COMPILED)/.built ## The quick tests on the compiled build
+	@PYTHONPATH=$(CURDIR)/$(COMPILED) TOOLPOLICY_EXPECT_COMPILED=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+.PHONY: bench-compiled
+bench-compiled: $(BIN)/.ready $(COMPILED)/.built ## As bench, for the compiled sidecar
+	@PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python bench/proxy/run.py --out bench/proxy/results-compiled.json
 
 .PHONY: lock
 lock: $(BIN)/.ready ## Pin and hash requirements/*.in anew
