@@ -14,6 +14,7 @@ import yaml
 
 from cluster.control import ControlPlane
 from support.admission_server import Webhook, serving
+from support.policy_webhooks import register, unregister
 from toolpolicy.policy.load import KINDS, load_object
 from toolpolicy.policy.model import API_VERSION
 from toolpolicy_operator.admission.policies import review_policy
@@ -129,52 +130,7 @@ def webhook(control_plane: ControlPlane, namespace: str) -> Iterator[Webhook]:
     with serving({"/validate/policies": review_policy}) as hook:
         register(control_plane, namespace, hook)
         yield hook
-        for kind in ("mutating", "validating"):
-            control_plane.kubectl("delete", f"{kind}webhookconfiguration", f"policies-{namespace}", check=False)
-
-
-def register(plane: ControlPlane, namespace: str, hook: Webhook) -> None:
-    entry = {
-        "clientConfig": hook.client_config("/validate/policies"),
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-        "failurePolicy": "Fail",
-        "timeoutSeconds": 10,
-    }
-
-    def about(resource: str, **selector: Any) -> Object:
-        rule = {
-            "apiGroups": ["toolpolicy.dev"],
-            "apiVersions": ["v1alpha1"],
-            "operations": ["CREATE", "UPDATE"],
-            "resources": [resource],
-        }
-        return {"name": f"{resource}.toolpolicy.dev", "rules": [rule], **entry, **selector}
-
-    webhooks = [
-        about("toolpolicies", namespaceSelector={"matchLabels": {"kubernetes.io/metadata.name": namespace}}),
-        about("clustertoolpolicies", objectSelector={"matchLabels": {"test": namespace}}),
-    ]
-    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
-        configuration = {
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": kind,
-            "metadata": {"name": f"policies-{namespace}"},
-            "webhooks": webhooks,
-        }
-        plane.kubectl("create", "-f", "-", stdin=json.dumps(configuration))
-    settle(plane, namespace)
-
-
-def settle(plane: ControlPlane, namespace: str) -> None:
-    """Return when the API server asks the new webhooks: it learns of them by a watch."""
-    wrong = json.dumps(placed(policy(rules=[TYPO]), namespace))
-    said = ""
-    for _ in range(100):
-        said = plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=wrong, check=False).stderr
-        if "did you mean validations?" in said:
-            return
-    raise AssertionError(f"the webhook was not asked: {said}")
+        unregister(control_plane, namespace)
 
 
 def placed(manifest: Object, namespace: str) -> Object:
@@ -258,8 +214,7 @@ def test_a_warning_is_shown_once_though_two_registrations_give_it(control_plane:
     with serving({"/validate/policies": lambda review: review_policy(review, store)}) as hook:
         register(control_plane, namespace, hook)
         said = apply(control_plane, placed(policy(rules=[ALLOW]), namespace))
-        control_plane.kubectl("delete", "mutatingwebhookconfiguration", f"policies-{namespace}")
-        control_plane.kubectl("delete", "validatingwebhookconfiguration", f"policies-{namespace}")
+        unregister(control_plane, namespace)
     warned = [line for line in said.splitlines() if line.startswith("Warning: ")]
     assert len(warned) == 2
     assert f"kubectl label namespace {namespace} toolpolicy.dev/injection=enabled" in warned[0]
