@@ -49,6 +49,7 @@ that is just being closed."""
 SILENT_SECONDS = 15.0
 """A connection on which no request came by then is closed; the library would wait for the first one forever."""
 DRAIN_SECONDS = 10.0
+FAREWELL_SECONDS = 1.0
 
 
 class _Refused(Exception):
@@ -301,6 +302,21 @@ def _plain(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=text, headers={"Cache-Control": "no-store"})
 
 
+async def _gone(left: list[tuple[asyncio.BaseTransport, Any]]) -> None:
+    """Wait until closing connections, each with its socket, are closed; one whose peer does not end TLS in time is cut
+    off.
+    """
+    for _ in range(50):
+        left = [(transport, socket) for transport, socket in left if socket.fileno() != -1]
+        if not left:
+            return
+        await asyncio.sleep(FAREWELL_SECONDS / 50)
+    for transport, _ in left:
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+    await asyncio.sleep(0)
+
+
 class _Full(asyncio.Protocol):
     """For a connection beyond the limit: closed at once."""
 
@@ -348,7 +364,11 @@ class _Listener:
         for timer in self._silent.values():
             timer.cancel()
         self._silent.clear()
+        connections = self._runner.server.connections if self._runner.server is not None else []
+        transports = [handler.transport for handler in connections if handler.transport is not None]
+        sockets = [(transport, transport.get_extra_info("socket")) for transport in transports]
         await self._runner.cleanup()
+        await _gone([(transport, socket) for transport, socket in sockets if socket is not None])
 
     def _accept(self, handlers: web.Server) -> asyncio.Protocol:
         if len(handlers.connections) >= MAX_CONNECTIONS:
