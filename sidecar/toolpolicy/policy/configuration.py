@@ -11,6 +11,8 @@ from toolpolicy.policy.documents import Path
 from toolpolicy.policy.explained import Explained
 from toolpolicy.policy.shapes import items, mapping
 
+_OWN_NAMES = ("addr:", "cred:", "anonymous", "system:")
+"""What ids of the sidecar's own giving, and of the cluster, begin with."""
 _NEVER_A_SESSION = frozenset(
     [
         "authorization",
@@ -70,6 +72,7 @@ def _check_path(path: str, where: Path) -> Iterator[Explained]:
 def check_identity(identity: dict[str, Any], path: Path) -> Iterator[Explained]:
     """``spec.identity``: keys that can be fetched safely, certificates that parse, networks, one source of sessions."""
     issuers: set[str] = set()
+    prefixes: dict[str, str] = {}
     for index, item in enumerate(items(identity.get("jwt"))):
         entry, where = mapping(item), (*path, "jwt", index)
         jwks, issuer = entry.get("jwks"), entry.get("issuer")
@@ -84,6 +87,9 @@ def check_identity(identity: dict[str, Any], path: Path) -> Iterator[Explained]:
                 message = "the issuer is there twice: give it once, with all its audiences"
                 yield Explained((*where, "issuer"), message, "issuer")
             issuers.add(issuer)
+            prefix = entry.get("principalPrefix", "")
+            if isinstance(prefix, str):
+                yield from _check_prefix(prefix, issuer, prefixes, where)
     if isinstance(pem := identity.get("clientCA"), str) and (fault := _pem_fault(pem)):
         yield Explained((*path, "clientCA"), fault, "certificate")
     if isinstance(identity.get("session"), dict):
@@ -91,6 +97,21 @@ def check_identity(identity: dict[str, Any], path: Path) -> Iterator[Explained]:
     for index, network in enumerate(items(identity.get("trustedProxies"))):
         if isinstance(network, str) and (fault := _network_fault(network)):
             yield Explained((*path, "trustedProxies", index), fault, "cidr")
+
+
+def _check_prefix(prefix: str, issuer: str, prefixes: dict[str, str], where: Path) -> Iterator[Explained]:
+    if not prefix.isprintable() or prefix.startswith(_OWN_NAMES):
+        message = (
+            f"a prefix is printable, and does not begin as names that no issuer gives do ({', '.join(_OWN_NAMES)})"
+        )
+        yield Explained((*where, "principalPrefix"), message, "principal-prefix")
+    other = prefixes.setdefault(prefix, issuer)
+    if other != issuer:
+        message = (
+            f"{other} has the same prefix, so that either issuer could name the other's principals: "
+            f"give it one of its own, such as principalPrefix: {issuer}#"
+        )
+        yield Explained((*where, "principalPrefix"), message, "principal-prefix")
 
 
 def _jwks_fault(jwks: str) -> str | None:

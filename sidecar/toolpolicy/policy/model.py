@@ -226,6 +226,10 @@ class Jwt(Model):
     """The issuer's keys: a file's path or an https URL (http only on loopback)."""
     groups_claim: f.ClaimName = "groups"
     """The claim that holds the principal's groups."""
+    principal_prefix: f.PrincipalPrefix = ""
+    """Put before `sub` and groups to make the principal's id and groups, such as `https://idp.example#`. Issuers that
+    are trusted together need different ones, or either could name the other's principals. ServiceAccounts are
+    recognised in tokens of the one issuer without a prefix."""
 
 
 class SessionSource(Model):

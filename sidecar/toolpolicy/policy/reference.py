@@ -64,7 +64,8 @@ _MERGED = (
     (
         "`identity.jwt`",
         f"{_FIRST_TIER}. Within a tier, an issuer keeps the audiences that all its entries share; "
-        "entries that disagree on `jwks` or `groupsClaim` verify nothing",
+        "entries that disagree on `jwks`, `groupsClaim` or `principalPrefix` verify nothing. Tokens of different "
+        "issuers with the same prefix are refused (403) until one has another",
     ),
     ("`identity.clientCA`, `identity.session`", f"{_FIRST_TIER}; two different ones are none"),
     ("`identity.trustedProxies`", f"{_FIRST_TIER}; only networks that all of them state"),

@@ -139,6 +139,10 @@ def _shared(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(sorted(frozenset[str].intersection(*map(frozenset, values))))
 
 
+def _verification(entry: Jwt) -> tuple[str, str, str]:
+    return entry.jwks, entry.groups_claim, entry.principal_prefix
+
+
 def _jwt(values: Iterable[tuple[Jwt, ...]]) -> tuple[Jwt, ...]:
     by_issuer: dict[str, list[Jwt]] = {}
     for entries in values:
@@ -148,7 +152,7 @@ def _jwt(values: Iterable[tuple[Jwt, ...]]) -> tuple[Jwt, ...]:
     for _, entries in sorted(by_issuer.items()):
         first = entries[0]
         audiences = frozenset[str].intersection(*(frozenset(entry.audiences) for entry in entries))
-        agreed = all((entry.jwks, entry.groups_claim) == (first.jwks, first.groups_claim) for entry in entries)
+        agreed = all(_verification(entry) == _verification(first) for entry in entries)
         if audiences and agreed:
             merged.append(first.model_copy(update={"audiences": tuple(sorted(audiences))}))
     return tuple(merged)

@@ -162,7 +162,10 @@ class Settings:
         "", "PEM file of the authorities that JWKS addresses are checked against; empty: the system's."
     )
     jwks_token_file: str = _text(
-        "", "A bearer token for JWKS addresses, read before each fetch (a cluster's own issuer wants one)."
+        "", "A bearer token for TOOLPOLICY_JWKS_TOKEN_URL, read before each fetch (a cluster's own issuer wants one)."
+    )
+    jwks_token_url: str = _text(
+        "", "The one JWKS address, exactly as policies give it, that the token is sent to; never to another."
     )
     identity_key: str = _text(
         "", "Secret for the hashes of opaque credentials, the same in all pods; empty: made at start.", secret=True
@@ -262,6 +265,8 @@ def inconsistencies(settings: Settings) -> list[str]:
         found.append("TOOLPOLICY_AUDIT_KEY and TOOLPOLICY_AUDIT_KEY_FILE: give one of them")
     if settings.admin and settings.admin == settings.listen and not settings.admin.endswith(":0"):
         found.append(f"TOOLPOLICY_ADMIN: {settings.admin} is where MCP is served; the admin port must be another")
+    if bool(settings.jwks_token_file) != bool(settings.jwks_token_url):
+        found.append("TOOLPOLICY_JWKS_TOKEN_FILE and TOOLPOLICY_JWKS_TOKEN_URL: give both or neither")
     found.extend(_pod_faults(settings))
     if settings.control_url:
         if not settings.control_url.startswith("https://"):

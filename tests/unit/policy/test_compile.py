@@ -109,6 +109,13 @@ def test_within_a_tier_issuers_are_joined_and_their_audiences_shared() -> None:
     assert jwts(a, other_keys) == []
 
 
+def test_an_issuer_whose_entries_disagree_on_its_prefix_verifies_nothing() -> None:
+    plain = policy(name="a", identity={"jwt": [issuer("one", "x")]})
+    prefixed = policy(name="b", identity={"jwt": [{**issuer("one", "x"), "principalPrefix": "one#"}]})
+    assert jwts(plain, prefixed) == []
+    assert jwts(prefixed) == [("https://one", ("x",))]
+
+
 def test_a_namespace_adds_no_issuer_to_the_platforms() -> None:
     platform = policy(cluster=True, identity={"jwt": [issuer("platform", "x")]})
     tenant = policy(

@@ -315,6 +315,89 @@ async def test_remembered_callers_are_bounded() -> None:
     assert len(identifier._remembered) == 10  # pyright: ignore[reportPrivateUsage]
 
 
+# Several issuers
+
+OTHER = "https://other.example"
+
+
+def two_issuers(keys: Path, tmp_path: Path, *, first: str = "", second: str = "") -> IdentityConfig:
+    """ISSUER signs with EC_KEY, OTHER with RSA_KEY; each may have a prefix."""
+    own, others = tmp_path / "own.json", tmp_path / "others.json"
+    own.write_text(key_set(EC_KEY))
+    others.write_text(key_set(RSA_KEY))
+    entries = ((ISSUER, own, first), (OTHER, others, second))
+    return IdentityConfig(
+        jwt=tuple(
+            Jwt.model_validate({"issuer": i, "audiences": [AUDIENCE], "jwks": str(k), "principalPrefix": p})
+            for i, k, p in entries
+        )
+    )
+
+
+def of_other(**changes: Any) -> list[tuple[bytes, bytes]]:
+    return bearer(token(claims(iss=OTHER, **changes), RSA_KEY, "RS256"))
+
+
+@pytest.mark.asyncio
+async def test_a_prefix_tells_the_principals_of_two_issuers_apart(keys: Path, tmp_path: Path) -> None:
+    identity = two_issuers(keys, tmp_path, second=f"{OTHER}#")
+    first = await one(identity, bearer(token(claims(groups=["admins"]))))
+    second = await one(identity, of_other(groups=["admins"]))
+    assert isinstance(first, Identity)
+    assert isinstance(second, Identity)
+    assert (first.principal.id, first.principal.groups) == ("alice", ("admins",))
+    assert (second.principal.id, second.principal.groups) == (f"{OTHER}#alice", (f"{OTHER}#admins",))
+    assert second.identities == (f"{OTHER}#alice",)
+    assert second.principal.verified
+
+
+@pytest.mark.parametrize("prefix", ["", "corp:"])
+@pytest.mark.asyncio
+async def test_issuers_that_could_name_each_others_principals_are_both_refused(
+    keys: Path, tmp_path: Path, prefix: str
+) -> None:
+    identity = two_issuers(keys, tmp_path, first=prefix, second=prefix)
+    for headers in (bearer(token()), of_other()):
+        found = await one(identity, headers)
+        assert isinstance(found, IdentityRefused)
+        assert found.status == 403
+        assert "principalPrefix" in found.reason
+    assert isinstance(await one(identity, [(b"Authorization", b"Bearer opaque")]), Identity)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "spelled"),
+    [
+        ("", f"{OTHER}#", {"sub": f"{OTHER}#alice"}),
+        ("", "o#", {"groups": ["o#admins"]}),
+        ("a:", "a:b:", {"sub": "b:x"}),
+    ],
+)
+@pytest.mark.asyncio
+async def test_no_subject_or_group_spells_out_anothers_prefix(
+    keys: Path, tmp_path: Path, first: str, second: str, spelled: dict[str, Any]
+) -> None:
+    found = await one(two_issuers(keys, tmp_path, first=first, second=second), bearer(token(claims(**spelled))))
+    assert isinstance(found, IdentityRefused)
+    assert "prefix of another issuer" in found.reason
+
+
+@pytest.mark.asyncio
+async def test_an_issuer_with_a_prefix_names_no_service_accounts(keys: Path, tmp_path: Path) -> None:
+    payload = {"sub": "system:serviceaccount:agents:bot", **_kubernetes("agents", "bot")}
+    found = await one(two_issuers(keys, tmp_path, second="o#"), of_other(**payload))
+    assert isinstance(found, Identity)
+    assert found.principal.id == "o#system:serviceaccount:agents:bot"
+    assert found.principal.service_account is None
+    assert found.principal.groups == ()
+
+
+@pytest.mark.asyncio
+async def test_prefix_and_subject_together_make_no_reserved_name(keys: Path, tmp_path: Path) -> None:
+    found = await one(two_issuers(keys, tmp_path, second="add"), of_other(sub="r:203.0.113.7"))
+    assert isinstance(found, IdentityRefused)
+
+
 # Key sets
 
 
@@ -325,12 +408,14 @@ class Jwks:
         self.body = key_set(EC_KEY).encode()
         self.status = 200
         self.requests = 0
+        self.authorization: str | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.requests += 1
+        self.authorization = request.headers.get("Authorization")
         await self.gate.wait()
         return web.Response(body=self.body, status=self.status, headers={"Location": "/elsewhere"})
 
@@ -466,6 +551,23 @@ async def test_a_slow_or_absent_issuer_does_not_hang_the_caller() -> None:
     assert isinstance(found, IdentityRefused)
 
 
+@pytest.mark.asyncio
+async def test_the_sidecars_token_goes_to_the_one_address_that_the_settings_name(tmp_path: Path) -> None:
+    """Whoever writes a policy chooses where keys are fetched: he must not choose where the token goes."""
+    secret = tmp_path / "token"
+    secret.write_text("sesame\n")
+    async with jwks_server() as server:
+        settings = Settings(jwks_token_file=str(secret), jwks_token_url=server.url)
+        async with identifier_for(config(server.url), settings) as identifier:
+            assert isinstance(await identify(identifier, bearer(token())), Identity)
+            assert server.authorization == "Bearer sesame"
+        for other in (f"{server.url}?", server.url.replace("127.0.0.1", "localhost"), server.url + "#"):
+            server.authorization = "never asked"
+            async with identifier_for(config(other), settings) as identifier:
+                await identify(identifier, bearer(token()))
+                assert server.authorization is None
+
+
 def test_keys_over_plain_http_are_refused_beyond_loopback() -> None:
     with pytest.raises(ValueError, match="loopback"):
         RequestIdentifier(config("http://issuer.example/jwks"), b"k")
@@ -566,7 +668,9 @@ def test_a_certificate_counts_only_where_an_authority_is_configured() -> None:
         ("2001:db8:1:2:3:4:5:6", "addr:2001:db8:1:2::/64"),
         ("2001:db8:1:2::", "addr:2001:db8:1:2::/64"),
         ("fe80::1%eth0", "addr:fe80::/64"),
-        ("::1", "addr:::1"),
+        ("::1", "addr:127.0.0.1"),
+        ("127.0.0.1", "addr:127.0.0.1"),
+        ("127.8.8.8", "addr:127.0.0.1"),
         ("", "addr:local"),
         ("/run/x.sock", "addr:local"),
     ],

@@ -1,8 +1,9 @@
 """The peer's address as an identity: normalised, and taken from a proxy's header only where that proxy is trusted.
 
 A claimed identity costs its holder nothing, so the address has to be the one thing about a caller that he can't vary:
-an IPv6 host owns its whole /64, hence one identity per /64; an IPv4 address written as IPv6 is the IPv4 one; a zone id
-is dropped.
+an IPv6 host owns its whole /64, hence one identity per /64; a process of the same host may send from any of millions of
+loopback addresses, hence one identity for them all; an IPv4 address written as IPv6 is the IPv4 one; a zone id is
+dropped.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def identity_of(address: Address | None, text: str) -> str:
     """``addr:203.0.113.7``, ``addr:2001:db8::/64``, or for what is no IP address (a unix socket) ``addr:local``."""
     if address is None:
         return "addr:local" if not text or text.startswith(("unix", "/", "@")) else f"addr:unknown:{text[:64]}"
-    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+    if address.is_loopback:
+        return "addr:127.0.0.1"
+    if isinstance(address, ipaddress.IPv4Address):
         return f"addr:{address}"
     prefix = ipaddress.IPv6Address(int(address) >> 64 << 64)
     return f"addr:{prefix}/64"

@@ -51,7 +51,10 @@ class RequestIdentifier:
         self._key = hashlib.sha256(key).digest() if key else secrets.token_bytes(32)
         self._certificates = config.client_ca is not None
         self._proxies = TrustedProxies(config.trusted_proxies)
-        self._issuers = {c.issuer: Issuer(c, settings) for c in config.jwt}
+        self._issuers = {c.issuer: Issuer(c, settings, config.jwt) for c in config.jwt}
+        for issuer in self._issuers.values():
+            if issuer.ambiguous:
+                log.error("tokens of %s are refused: %s", issuer.config.issuer, _ambiguity(issuer))
         self._remembered: dict[_Key, tuple[float, int, Outcome]] = {}
         self._most = settings.identity_cache
         self._refresh = settings.jwks_refresh
@@ -120,6 +123,8 @@ class RequestIdentifier:
         return self._verified(key, issuer, token)
 
     def _verified(self, key: _Key, issuer: Issuer, token: Unverified) -> Outcome:
+        if issuer.ambiguous:
+            return IdentityRefused(403, _ambiguity(issuer))
         try:
             now = time.time()
             principal, expires = issuer.verify(token, now)
@@ -155,3 +160,11 @@ class RequestIdentifier:
     async def close(self) -> None:
         for issuer in self._issuers.values():
             await issuer.close()
+
+
+def _ambiguity(issuer: Issuer) -> str:
+    """Two policies brought issuers together that could name each other's principals: neither is believed."""
+    return (
+        f"the policies trust {issuer.config.issuer} and {', '.join(issuer.ambiguous)} without telling their principals "
+        "apart; give each issuer a principalPrefix of its own"
+    )

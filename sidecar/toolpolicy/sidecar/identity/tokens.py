@@ -16,7 +16,7 @@ import binascii
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -98,8 +98,15 @@ class Issuer:
     told to.
     """
 
-    def __init__(self, config: Jwt, settings: Settings) -> None:
+    def __init__(self, config: Jwt, settings: Settings, others: Iterable[Jwt] = ()) -> None:
         self.config = config
+        own = config.principal_prefix
+        self._foreign = tuple(
+            prefix for other in others if (prefix := other.principal_prefix).startswith(own) and prefix != own
+        )
+        """Prefixes of other issuers that a subject or group of this one could spell out."""
+        self.ambiguous = [o.issuer for o in others if o.issuer != config.issuer and o.principal_prefix == own]
+        """Issuers whose principals would have the same ids."""
         self.generation = 0
         """Grows whenever the key set changed: what was verified under another one must be verified again."""
         self._settings = settings
@@ -153,7 +160,7 @@ class Issuer:
             raise KeysUnavailable(self.config.issuer)
         claims = self._check_signature(token)
         expires = check_claims(claims, self.config, now, self._settings.jwt_leeway)
-        return principal_of(claims, self.config), expires
+        return principal_of(claims, self.config, self._foreign), expires
 
     def _check_signature(self, token: Unverified) -> dict[str, Any]:
         from joserfc import jws
@@ -209,7 +216,7 @@ class KeySource:
 
         settings = self._settings
         headers = {"Accept": "application/json, application/jwk-set+json"}
-        if settings.jwks_token_file:
+        if settings.jwks_token_file and self._location == settings.jwks_token_url:
             token = await asyncio.to_thread(Path(settings.jwks_token_file).read_text, "ascii")
             headers["Authorization"] = f"Bearer {token.strip()}"
         context = ssl.create_default_context(cafile=settings.jwks_ca_file or None)
@@ -286,12 +293,21 @@ def check_claims(claims: Mapping[str, Any], config: Jwt, now: float, leeway: flo
     return expires + leeway
 
 
-def principal_of(claims: Mapping[str, Any], config: Jwt) -> Principal:
-    """The principal that verified claims name. Raises :class:`TokenFault` for one they may not name."""
+def principal_of(claims: Mapping[str, Any], config: Jwt, foreign: tuple[str, ...] = ()) -> Principal:
+    """The principal that verified claims name. Raises :class:`TokenFault` for one they may not name: a reserved name,
+    or one that begins with a prefix of ``foreign``, which is another issuer's.
+    """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not subject or len(subject) > 1024 or not subject.isprintable():
         raise TokenFault("the token has no usable subject (sub)")
-    groups = _strings(claims.get(config.groups_claim))
+    prefix = config.principal_prefix
+    groups = tuple(prefix + group for group in _strings(claims.get(config.groups_claim)))
+    if any(name.startswith(foreign) for name in (prefix + subject, *groups)):
+        raise TokenFault("the token's subject or a group begins with the prefix of another issuer")
+    if prefix:
+        if (prefix + subject).startswith(RESERVED):
+            raise TokenFault("the token's subject makes a reserved name")
+        return Principal(prefix + subject, "JWT", True, groups, None, claims)
     account = service_account(subject, claims)
     if account is not None:
         namespace = account.partition("/")[0]
