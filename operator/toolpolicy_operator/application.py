@@ -19,6 +19,7 @@ from toolpolicy_operator.admission.lookup import ApiLookup
 from toolpolicy_operator.admission.written import WrittenRules
 from toolpolicy_operator.certificates import CERT_MANAGER_DIRECTORY, Certificates, Options, service_names
 from toolpolicy_operator.control.app import ControlApi
+from toolpolicy_operator.control.metrics import ControlMetrics
 from toolpolicy_operator.control.relay import Relay
 from toolpolicy_operator.control.report import Report
 from toolpolicy_operator.control.reports import Reports
@@ -76,6 +77,7 @@ class Application:
         self.watch = Watch(api.access, self._event)
         self.sync = Sync(api, self.store, self._synced, self.watch.restart, interval=settings.resync_seconds)
         self._control = self._control_api()
+        self.metrics.registry.register(ControlMetrics(self._control))
         self.server = Server(self._served(), self._tls)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._first_sync = asyncio.Event()

@@ -15,10 +15,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client import generate_latest
 
 from cluster import pki
 from toolpolicy_operator.control import app, relay
 from toolpolicy_operator.control.app import PER_POD, ControlApi
+from toolpolicy_operator.control.metrics import ControlMetrics
 from toolpolicy_operator.control.relay import Relay
 from toolpolicy_operator.control.report import MAX_BYTES, parse_report
 from toolpolicy_operator.control.reports import Reports
@@ -349,6 +351,18 @@ async def test_a_renewed_authority_is_trusted_from_the_next_report_on(tmp_path: 
         assert (await both.near.post())[0] == 503
         both.near.ca = both.holder.ca
         assert (await both.near.post())[0] == 200
+
+
+@pytest.mark.asyncio
+async def test_what_became_of_reports_can_be_scraped(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.near.post()
+        await both.near.post(bearer="x")
+        near, holder = (generate_latest(ControlMetrics(r.api)).decode() for r in (both.near, both.holder))
+    assert 'toolpolicy_operator_control_requests_total{status="401"} 1.0' in near
+    assert 'toolpolicy_operator_token_reviews_total{outcome="asked"} 1.0' in near
+    assert 'toolpolicy_operator_relayed_reports_total{outcome="passed"} 1.0' in near
+    assert "toolpolicy_operator_reports 1.0" in holder
 
 
 # What is kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from toolpolicy_operator.control.reports import Received
 from toolpolicy_operator.records import Kind, PodRecord, PolicyRecord, pod_record, policy_record
 from toolpolicy_operator.standing import ARRIVAL, STALE, Situation
 from toolpolicy_operator.status import TAKEOVER, Assessment, assess
+from toolpolicy_operator.verdicts import Reason
 
+ROOT = Path(__file__).parents[2]
 NOW = 10_000.0
 LONG_AGO = NOW - 3600
 GENERATION = 4
@@ -373,3 +376,8 @@ def test_a_hundred_pods_are_counted_and_few_are_named() -> None:
     status = assess(situation(pods)).status
     assert len(status.pods_needing_restart) == 100
     assert "p-000, p-001, p-002, p-003, p-004 and 145 more" in enforced(status)[2]
+
+
+def test_every_reason_is_explained() -> None:
+    page = (ROOT / "docs" / "reference" / "conditions.md").read_text()
+    assert not [reason for reason in Reason if f"| `{reason.value}` |" not in page]

@@ -74,6 +74,25 @@ class ControlApi:
         await self._operators.close()
         await self._relay.close()
 
+    # For the metrics
+
+    def reviews(self) -> dict[str, int]:
+        """TokenReviews by outcome."""
+        both = (self._sidecars, self._operators)
+        return {
+            "asked": sum(one.asked for one in both),
+            "failed": sum(one.failed for one in both),
+            "sent_away": sum(one.sent_away for one in both),
+        }
+
+    def relayed(self) -> dict[str, int]:
+        """Reports that went to the Lease's holder, and those that could not."""
+        return {"passed": self._relay.passed, "failed": self._relay.failed}
+
+    def held(self) -> int:
+        """Pods whose last report is known."""
+        return len(self._reports)
+
     def _answering(self, handler: Handler) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
