@@ -115,10 +115,18 @@ class Certificates:
                 await asyncio.sleep(min(1.0, self.options.interval))
 
     async def run(self) -> None:
-        """Keep it so until cancelled."""
+        """Keep it so until cancelled. A new holder of the Lease publishes at once: after an installation nothing can be
+        admitted before.
+        """
+        waited, led = 0.0, False
         while True:
-            await asyncio.sleep(self.options.interval)
-            await self.refresh()
+            pause = min(1.0, self.options.interval)
+            await asyncio.sleep(pause)
+            waited, leads = waited + pause, self.leads()
+            if waited >= self.options.interval or (leads and not led):
+                await self.refresh()
+                waited = 0.0
+            led = leads
 
     async def refresh(self) -> None:
         """Look at what there is, take at most one step, present and publish. Raises nothing of the API's or the
