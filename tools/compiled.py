@@ -10,6 +10,9 @@ Traps: a compiled module's ``Final`` values are constants, and a type that is br
 interpreted code would go on, so the tests run on the compiled build, too (``make test-compiled``).
 """
 
+# pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownMemberType=false
+# The compiler is not among what is installed for development.
+
 from __future__ import annotations
 
 import os
@@ -18,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mypyc.build import mypycify  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+from mypyc.build import mypycify
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
@@ -28,7 +31,8 @@ SOURCE = ROOT / "sidecar"
 MODULES = {
     "mcp": "envelope headers lookalikes methods paths revisions sse values",
     "policy": "bounded cel compile compiled decide evaluation hazards limits plan",
-    "sidecar": "canonical case exchange gate head judge lens metrics pool requests sessions streams upstream wiring",
+    "sidecar": "canonical case exchange gate head judge lens metrics outbox pool requests sessions streams upstream "
+    "wiring",
     "sidecar/audit": "chain log",
     "sidecar/identity": "request",
     "sidecar/state": "memory",
@@ -50,9 +54,7 @@ def build(target: Path) -> None:
     os.chdir(target)  # mypyc names modules by their path from here
     try:
         options = ["--config-file", str(Path(__file__).with_name("mypyc.ini"))]
-        extensions: Any = mypycify(  # pyright: ignore[reportUnknownVariableType]
-            [*options, *sources()], opt_level="3", debug_level="0", target_dir=".build"
-        )
+        extensions: Any = mypycify([*options, *sources()], opt_level="3", debug_level="0", target_dir=".build")
         command = build_ext(Distribution({"name": "toolpolicy", "ext_modules": extensions, "packages": []}))
         command.build_lib, command.build_temp = ".", ".build"
         command.parallel = os.cpu_count()

@@ -14,6 +14,7 @@ import select
 import ssl
 
 from toolpolicy.sidecar.near import Near
+from toolpolicy.sidecar.outbox import Outbox
 from toolpolicy.sidecar.settings import Settings
 from toolpolicy.sidecar.target import LOOPBACK, Target
 from toolpolicy.sidecar.upstream import Connection, Died, Receiver
@@ -40,6 +41,7 @@ class Pool:
         self._most_idle = settings.upstream_idle
         self._ssl = ssl_context
         self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(self._loop.call_soon)
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._dialling: set[asyncio.Task[None]] = set()
@@ -74,6 +76,10 @@ class Pool:
             self._dial(receiver, request, idempotent, head_only, due)
         elif receiver.begin(connection):
             connection.start(receiver, request, idempotent=idempotent, head_only=head_only, due=due)
+            if len(self._all) - len(self._idle) > 1:
+                self._outbox.put(connection, receiver, request)
+            else:  # nobody else is at work: nothing to wait for
+                connection.write(receiver, request)
         else:
             self.released(connection, reusable=True)
 
@@ -124,6 +130,7 @@ class Pool:
             if due:
                 due = self._loop.time() + self._first_byte
             connection.start(receiver, request, idempotent=idempotent, head_only=head_only, due=due)
+            connection.write(receiver, request)
         else:
             self.released(connection, reusable=True)
 

@@ -113,14 +113,20 @@ class Connection(asyncio.Protocol):
     # -- one exchange
 
     def start(self, receiver: Receiver, request: bytes, *, idempotent: bool, head_only: bool, due: float) -> None:
-        """Write ``request`` and give the answer to ``receiver``. ``due``: loop time by which the head must have come,
-        0 for never.
+        """Take ``request``, whose :meth:`write` follows, and give the answer to ``receiver``. ``due``: loop time by
+        which the head must have come, 0 for never.
         """
         self._reset(head_only)
         self.receiver = receiver
         self.request = request if self.reused else b""
         self.idempotent = idempotent
         self.due = due
+        self.written = False
+
+    def write(self, receiver: Receiver, request: bytes) -> None:
+        """Write what was started, unless it was given up on since."""
+        if self.receiver is not receiver:
+            return
         self.written = True
         self.transport.write(request)
         if self.transport.is_closing():
