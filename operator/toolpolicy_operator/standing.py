@@ -78,6 +78,12 @@ class Standing:
         uncounted = {PodState.NOT_ENABLED} if self.situation.policy.namespace is None else set[PodState]()
         return self.pods(*(state for state in PodState if state not in uncounted))
 
+    @property
+    def needed(self) -> list[PodRecord]:
+        """Of these, the pods that should enforce: those that did not opt out."""
+        opted_out = {pod.uid for pod in self.pods(PodState.OPTED_OUT)}
+        return [pod for pod in self.selected if pod.uid not in opted_out]
+
     def report(self, pod: PodRecord) -> Received:
         return self.situation.reports[pod.uid]
 

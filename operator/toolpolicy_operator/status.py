@@ -111,6 +111,8 @@ def _stands_until(standing: Standing, enforced: Verdict, before: Status | None) 
     left = situation.held_since + TAKEOVER - situation.now
     if enforced.reason is not Reason.WAITING_FOR_REPORTS or before is None or kept is None or left <= 0:
         return None
+    if kept.status == "Unknown":
+        return None
     same = kept.observed_generation == situation.policy.generation and before.pods is not None
     if not same or before.pods is None or before.pods.selected != len(standing.selected):
         return None

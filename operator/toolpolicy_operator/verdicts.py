@@ -64,8 +64,7 @@ def accept(policy: Policy, too_large: str | None) -> Verdict:
 
 def judge(standing: Standing) -> Verdict:
     """Whether the policy is enforced, by what is known."""
-    situation, selected = standing.situation, standing.selected
-    needed = [pod for pod in selected if pod not in standing.pods(PodState.OPTED_OUT)]
+    situation, needed = standing.situation, standing.needed
     verdict = _without_sidecars(standing, needed)
     if verdict is not None:
         return verdict

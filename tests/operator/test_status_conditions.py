@@ -326,6 +326,13 @@ def test_a_stored_status_does_not_stand_for_a_pod_that_came_since() -> None:
     assert enforced(assess(taken_over(1.0, [*TWO, pod("c")])))[:2] == ("Unknown", "WaitingForReports")
 
 
+def test_a_stored_unknown_does_not_stand_in_the_way_of_what_is_heard() -> None:
+    unknown = as_stored(assess(situation(TWO)))
+    found = assess(taken_over(1.0, TWO, heard(report("a"), at=NOW), unknown)).status
+    assert found.pods is not None
+    assert found.pods.current == 1
+
+
 def test_a_finding_after_a_takeover_does_not_wait() -> None:
     assert enforced(assess(taken_over(1.0, [TWO[0], bare("b")])))[:2] == ("False", "PartiallyEnforced")
 
