@@ -42,7 +42,8 @@ DENY: dict[str, Any] = {"action": "Deny"}
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_examples_are_valid_and_without_a_warning(path: Path) -> None:
-    assert warnings(require(path.read_bytes(), path.name), None) == []
+    found = warnings(require(path.read_bytes(), path.name), None)
+    assert [problem for problem in found if problem.severity != "note"] == []
 
 
 @pytest.mark.parametrize(
