@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 PROTECTS: Mapping[str, str] = {
     "toolpolicy-generated": "the rules of every namespace can be rewritten by whoever may write ConfigMaps there",
     "toolpolicy-pods": "the sidecar of a running pod can be replaced and its annotations falsified",
-    "toolpolicy-unguarded-pods": "pods of other namespaces can claim to be injected",
+    "toolpolicy-new-pods": "pods of other namespaces can claim to be injected",
     "toolpolicy-exec": "commands can be run as the sidecar, past the redirection",
     "toolpolicy-tokens": "whoever may create tokens can report in a sidecar's name",
     "toolpolicy-status": "whoever may update policies' status can claim that they are enforced",
@@ -50,7 +50,8 @@ def fault(policy: Object | None, binding: Object | None) -> str:
     if spec.get("matchResources"):
         return "its binding leaves something out (matchResources)"
     status: dict[str, Any] = policy.get("status") or {}
-    if (status.get("typeChecking") or {}).get("expressionWarnings"):
+    checked: dict[str, Any] = status.get("typeChecking") or {}
+    if checked.get("expressionWarnings"):
         return "this API server does not understand its expressions"
     return ""
 

@@ -267,7 +267,7 @@ PASSING = [
 @pytest.fixture(scope="module")
 def world(control_plane: ControlPlane) -> Generator[World]:
     made = guarded.build(control_plane)
-    objects = install.guard(made.suffix, (made.guarded,), made.operator_namespace)
+    objects = install.guard(made.suffix, (made.guarded, made.enabled), made.operator_namespace)
     guarded.apply(control_plane, objects)
     asyncio.run(guarded.in_force(made))
     yield made
@@ -276,7 +276,7 @@ def world(control_plane: ControlPlane) -> Generator[World]:
         if kind.startswith("cluster"):
             listed = [f"toolpolicy-operator-{made.suffix}"]
         control_plane.kubectl("delete", "--ignore-not-found", kind, *listed, check=False)
-    for namespace in (made.guarded, made.open, made.operator_namespace):
+    for namespace in (made.guarded, made.open, made.operator_namespace, made.enabled):
         control_plane.kubectl("delete", "namespace", namespace, "--wait=false", check=False)
 
 
@@ -305,6 +305,41 @@ async def test_what_is_nobodys_harm_passes(world: World, attempt: Attempt) -> No
     for who in attempt.who:
         status, message = await outcome(world, attempt, who, world.guarded)
         assert status == attempt.otherwise, f"as {who}: {message}"
+
+
+def _with_token(volume: str, container: str) -> Object:
+    """The pod as it is injected, with a volume of our token that a container mounts."""
+    made = copy.deepcopy(INJECTED)
+    del made["spec"]["serviceAccountName"]
+    source = {"serviceAccountToken": {"audience": "toolpolicy.dev", "path": "token"}}
+    made["spec"]["volumes"].append({"name": volume, "projected": {"sources": [source]}})
+    for each in made["spec"]["containers"] + made["spec"]["initContainers"]:
+        if each["name"] == container:
+            each["volumeMounts"] = [*each.get("volumeMounts", []), {"name": volume, "mountPath": "/t"}]
+    return made
+
+
+def _without_sidecar(pod_: Object) -> Object:
+    return {
+        **pod_,
+        "spec": {k: v for k, v in pod_["spec"].items() if k not in ("initContainers", "serviceAccountName")},
+    }
+
+
+@pytest.mark.asyncio
+async def test_where_pods_are_injected_only_the_sidecar_gets_its_token(world: World) -> None:
+    path = f"/api/v1/namespaces/{world.enabled}/pods"
+    await world.ask("admin", "POST", path, _with_token("toolpolicy-token", "toolpolicy-sidecar"))
+    refused = [
+        (_with_token("mine", "toolpolicy-sidecar"), "for toolpolicy's sidecar alone"),
+        (_with_token("toolpolicy-token", "server"), "the volume toolpolicy-token is for"),
+        (_with_token("toolpolicy-token", "setup"), "the volume toolpolicy-token is for"),
+        (_without_sidecar(INJECTED), "and there is none"),
+        (_without_sidecar(_with_token("toolpolicy-token", "")), "and there is none"),
+    ]
+    for body, says in refused:
+        with pytest.raises(ApiError, match=says):
+            await world.ask("admin", "POST", path, body)
 
 
 @pytest.mark.asyncio

@@ -61,8 +61,9 @@ PLAIN: Object = {
 
 @dataclass
 class World:
-    """``guarded`` and ``open`` are namespaces; users are ``edit`` (a person with the built-in role), ``pod`` (the MCP
-    pod's own ServiceAccount, with the same), ``operator`` and ``admin``.
+    """``guarded`` and ``open`` are namespaces, ``enabled`` is a guarded one whose pods are injected. Users are ``edit``
+    (a person with the built-in role), ``pod`` (the MCP pod's own ServiceAccount, with the same), ``operator`` and
+    ``admin``.
     """
 
     plane: ControlPlane
@@ -70,6 +71,7 @@ class World:
     guarded: str
     open: str
     operator_namespace: str
+    enabled: str
     kubeconfigs: dict[str, Path] = field(default_factory=dict[str, Path])
 
     async def ask(
@@ -94,7 +96,8 @@ class World:
 def build(plane: ControlPlane) -> World:
     """Both namespaces, filled, and the users; the guard is not there yet."""
     suffix = uuid.uuid4().hex[:8]
-    world = World(plane, suffix, f"guarded-{suffix}", f"open-{suffix}", f"operator-{suffix}")
+    world = World(plane, suffix, f"guarded-{suffix}", f"open-{suffix}", f"operator-{suffix}", f"enabled-{suffix}")
+    create_namespace(plane, world.enabled, **{"toolpolicy.dev/injection": "enabled"})
     for namespace in (world.guarded, world.open, world.operator_namespace):
         create_namespace(plane, namespace)
     apply(plane, install.rbac(suffix, world.operator_namespace))
