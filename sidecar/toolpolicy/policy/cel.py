@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo
 from cel_expr_python import cel  # pyright: ignore[reportMissingTypeStubs]
 from cel_expr_python.ext import ext_math, ext_optional, ext_strings  # pyright: ignore[reportMissingTypeStubs]
 
-from toolpolicy.policy import celtree, hazards
+from toolpolicy.policy import celtree, celwords, hazards
 from toolpolicy.policy.hazards import Hazard
 from toolpolicy.policy.regexes import regex_problem
 from toolpolicy.policy.types import Call
@@ -253,20 +253,9 @@ def _compile_fault(source: str, text: str) -> ExpressionFault:
     if found is None:
         return ExpressionFault(_clip(text.replace("\n", " ")))
     message = found[3].replace(" (in container '')", "").strip()
-    name = re.search(r"undeclared reference to '([\w.]+)'", message)
-    if name is not None and not source.count("("):
-        message = _undeclared(name[1])
-    elif name is not None:
-        message = (
-            _undeclared(name[1]) if not re.search(re.escape(name[1].split(".")[-1]) + r"\s*\(", source) else message
-        )
-    return ExpressionFault(message, int(found[1]), int(found[2]))
-
-
-def _undeclared(name: str) -> str:
-    root = name.split(".", maxsplit=1)[0]
-    known = sorted(v for v in VARIABLES if v.split(".")[0] == root) or sorted(VARIABLES)
-    return f"unknown variable `{name}`; there are {', '.join(known)}"
+    line, column = int(found[1]), int(found[2])
+    before = "\n".join([*source.split("\n")[: line - 1], source.split("\n")[line - 1][: column - 1]])
+    return ExpressionFault(celwords.readable(message, before, source, VARIABLES.keys()), line, column)
 
 
 def _wrong_type(result: str, expect: Expect) -> str:

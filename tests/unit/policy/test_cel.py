@@ -86,19 +86,19 @@ def test_the_language_and_its_variables(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "expect", "place", "message"),
     [
-        ("args.x ==", "bool", (1, 10), "mismatched input"),
+        ("args.x ==", "bool", (1, 10), "ends too early"),
         ("args.x == 1 &&\n  nope", "bool", (2, 3), "unknown variable `nope`"),
         (
             'tool.nam == "x"',
             "bool",
             (1, 5),
-            "unknown variable `tool.nam`; there are tool.category, tool.name, tool.risk",
+            "unknown variable `tool.nam`; did you mean `tool.name`? There are tool.category, tool.name, tool.risk",
         ),
         ('tool == "x"', "bool", (1, 1), "unknown variable `tool`"),
         ("principal.groop", "bool", (1, 10), "principal.groups"),
         ("argz.x", "bool", (1, 5), "argz"),
         ("has(principal.id)", "bool", (1, 1), "the result is a string, expected a bool"),
-        ('"a" == 1', "bool", (1, 5), "no matching overload"),
+        ('"a" == 1', "bool", (1, 5), "`==` does not take string and int"),
         ("args.x.nope()", "bool", (1, 12), "nope"),
         ("1 + 1", "bool", (1, 1), "the result is a int, expected a bool"),
         ("args.?x", "bool", (1, 1), "end it with `.orValue(…)`"),
@@ -124,6 +124,51 @@ def test_faults_say_what_and_where(source: str, expect: Expect, place: tuple[int
     assert fault is not None
     assert message in fault.message
     assert (fault.line, fault.column) == place
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("arg.x == 1", "unknown variable `arg.x`; did you mean `args.x`?"),
+        ("(arg.x) == 1", "unknown variable `arg.x`; did you mean `args.x`?"),
+        ("princpal.id == 'a'", "unknown variable `princpal.id`; did you mean `principal.id`?"),
+        ("sessions.size() > 1", "unknown variable `sessions`; did you mean `session`?"),
+        ("foo(args.x)", "unknown function `foo`"),
+        ("args.x.startwith('a')", "unknown function `startwith`; did you mean `startsWith`?"),
+        ("len(args.x) > 1", "unknown function `len`; did you mean `size`?"),
+        ("size(args.x, 1) > 1", "`size` is a function that does not take these arguments here"),
+        ("duration('1h') > 1", "`>` does not take duration and int"),
+        ("has(args.x) and args.y", "`and` is written `&&` in CEL"),
+        ("args.x == 'a' or true", "`or` is written `||` in CEL"),
+        ("not args.x", "`not` is written `!` in CEL"),
+        ("not (args.x)", "`not` is written `!` in CEL"),
+        ("if args.x then 1", "`if` is a reserved word; CEL writes a choice as `condition ? this : that`"),
+        ("args.x = 1", "`=` alone has no meaning: equality is `==`"),
+        ("args.x === 1", "`=` alone has no meaning: equality is `==`"),
+        ("args.x == 'a", "the text 'a is not closed, or holds an escape that CEL does not know"),
+        ("args.x == $y", "`$` has no meaning in CEL"),
+        ("(args.x == 1", "`)` is missing at the end"),
+        ("args['x'", "`]` is missing at the end"),
+        ("args.x == 1)", "`)` closes nothing: there is one too many"),
+        ("args.x == 1 1", "`1` can't follow here: is an operator such as `&&` or `==` missing before it?"),
+        ("args.x && || 1", "`||` can't stand here"),
+        ("args.l.exists(x x>1)", "`x` can't stand here: `)` was expected"),
+        ("args.x in ('a','b')", "`,` can't stand here; a list is written in brackets: `x in ['a', 'b']`"),
+        ('args.x == "a" ? 1', "the expression ends where `:` should follow"),
+    ],
+)
+def test_faults_are_told_in_plain_words(source: str, message: str) -> None:
+    fault = check_expression(source, "bool")
+    assert fault is not None
+    assert fault.message == message
+
+
+@pytest.mark.parametrize("source", ["args.x ==", "(" * 20, "!", "a.b.c(", "[", "{", "'", "?", "args.x ? :", "..", "\\"])
+def test_no_fault_shows_the_parsers_own_words(source: str) -> None:
+    fault = check_expression(source, "bool")
+    assert fault is not None
+    for raw in ("<EOF>", "mismatched", "extraneous", "token recognition", "Syntax error", "{'["):
+        assert raw not in fault.message
 
 
 def test_at_most_a_thousand_code_points() -> None:
