@@ -96,14 +96,18 @@ class Watch:
             attempt += 1
 
     async def _operate(self) -> None:
-        await kopf.operator(
-            registry=self._registry(),
-            settings=_settings(),
-            standalone=True,
-            clusterwide=True,
-            identity=cast("Any", names.FIELD_MANAGER),
-            stop_flag=self._again,
-        )
+        try:
+            await kopf.operator(
+                registry=self._registry(),
+                settings=_settings(),
+                standalone=True,
+                clusterwide=True,
+                identity=cast("Any", names.FIELD_MANAGER),
+                stop_flag=self._again,
+            )
+        finally:
+            # kopf waits for the flag in a thread of the loop's own, which the loop waits for before it closes.
+            self._again.set()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
