@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from bypass.vectors.build import ACCEPT, HOST
-from faults.common import ask, open_call, policy
+from cluster import pki
+from faults.common import ask, is_denied, open_call, policy
 from support.faulty import Faulty
 from support.rawhttp import Stream, request
 from support.servers import Server, reference
@@ -108,3 +110,36 @@ def listening(server: Server, sidecar: Sidecar) -> bytes:
 
     assert server.port
     return request("GET", "/mcp", [HOST, ACCEPT, *open_session(sidecar.address)])
+
+
+@pytest.mark.parametrize("away", ["hangs", "refuses"])
+def test_an_operator_that_is_away_changes_no_decision(away: str, upstream: Faulty, tmp_path: Path) -> None:
+    authority = pki.Authority.create()
+    pki.save(tmp_path, "ca", authority.issue("operator", addresses=["127.0.0.1"]))
+    (tmp_path / "token").write_text("x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        if away == "refuses":
+            silent.close()
+        settings = {
+            "CONTROL_URL": f"https://127.0.0.1:{port}",
+            "CONTROL_TOKEN_FILE": tmp_path / "token",
+            "CONTROL_CA_FILE": tmp_path / "ca.crt",
+            "POD_NAMESPACE": "agents",
+            "POD_NAME": "mcp-0",
+            "POD_UID": "uid-0",
+        }
+        env = {f"TOOLPOLICY_{name}": str(value) for name, value in settings.items()}
+        with Sidecar(policy(), upstream.url, env=env) as sidecar:
+            if away == "hangs":
+                silent.settimeout(10)
+                silent.accept()[0].close()
+            assert not ask(sidecar, "echo").json()["result"].get("isError")
+            assert is_denied(ask(sidecar, "delete_everything"), "nothing is deleted here")
+            sidecar.wait_until(
+                lambda: "rules stay enforced" in sidecar.admin("/readyz")[1], "word of it in /readyz", 40
+            )
+            status, _ = sidecar.admin("/readyz")
+            assert status == 200
+            assert 'toolpolicy_control_reports_total{result="failed"}' in sidecar.admin("/metrics")[1]
+            assert not ask(sidecar, "echo").json()["result"].get("isError")
