@@ -25,7 +25,7 @@ from cluster import components
 from cluster.components import Layout
 from cluster.control import ClusterError, Components, answers, wait_until
 
-HOST_LINK, BOX_LINK = "toolpolicy-host", "toolpolicy-box"
+BOX_LINK = "toolpolicy-box"
 CONTAINERD = "/run/containerd/containerd.sock"
 CONFIG = Path(__file__).resolve().parent / "config"
 HIERARCHIES = Path("/sys/fs/cgroup")

@@ -71,9 +71,9 @@ def sweep() -> None:
     for folder in base().glob("*/*/"):
         with contextlib.suppress(OSError), (folder / "keeper.alive").open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _cleaner(folder.name)(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            _forget(folder.parent)
+            if folder.name != "node" or node.sweep(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                _forget(folder.parent)
 
 
 def _launch(kind: str, folder: Path, owner: str) -> None:
@@ -169,13 +169,6 @@ def _control(folder: Path) -> tuple[ControlPlane, Stop]:
 
 def _starter(kind: str) -> Callable[[Path], tuple[ControlPlane, Stop]]:
     return {"control": _control, "node": node.start}[kind]
-
-
-def _cleaner(kind: str) -> Callable[[Path], None]:
-    def nothing(_: Path) -> None:
-        return
-
-    return {"node": node.clean}.get(kind, nothing)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,19 @@ and that are put back afterwards.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from cluster import components, images
-from cluster.box import BOX_LINK, CONFIG, CONTAINERD, HIERARCHIES, HOST_LINK, fill
+from cluster.box import BOX_LINK, CONFIG, CONTAINERD, HIERARCHIES, fill
 from cluster.components import Layout
 from cluster.control import ClusterError, ControlPlane, described, install_crds, logs
 from tools import environments
@@ -92,14 +91,15 @@ def start(folder: Path) -> tuple[ControlPlane, Callable[[], None]]:
     turn = _turn()
     plan = Layout(folder, BOX, PORT, PORT + 1, PORT + 2, NODE, HOST, cgroup=f"toolpolicy-{os.getpid()}")
     # What has to be undone is written down before it is done.
-    (folder / "node.json").write_text(json.dumps({"settings": _settings(), "cgroup": plan.cgroup}))
+    left = {"settings": _settings(), "cgroup": plan.cgroup, "link": f"tp-host-{os.getpid()}"}
+    (folder / "node.json").write_text(json.dumps(left))
     box: subprocess.Popen[bytes] | None = None
 
     def stop() -> None:
         if box is not None:
             _kill(box)
         clean(folder)
-        os.close(turn)
+        turn.close()
 
     try:
         components.prepare(plan)
@@ -109,7 +109,7 @@ def start(folder: Path) -> tuple[ControlPlane, Callable[[], None]]:
         box = _start_box(plan, [str(kubernetes), str(netpol), *map(str, archives.values())])
         inner = _inner(box)
         (folder / "box.pid").write_text(str(inner))
-        _link(inner)
+        _link(str(left["link"]), inner)
         _wait(folder, box)
         plane = described(plan, kubernetes)
         rbac = folder / "rbac.yaml"
@@ -119,10 +119,10 @@ def start(folder: Path) -> tuple[ControlPlane, Callable[[], None]]:
         plane.kubectl("wait", "--for=create", f"node/{NODE}", "--timeout=60s")
         plane.kubectl("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=90s")
         plane.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
-    except BaseException:
-        sys.stderr.write(logs(folder))
+    except Exception as error:
+        said = logs(folder, limit=1500)
         stop()
-        raise
+        raise ClusterError(f"{error}\n{said}") from error
     return plane, stop
 
 
@@ -133,9 +133,19 @@ def clean(folder: Path) -> None:
         # Also where none was made: runc makes one in a v2 tree beside v1's.
         for hierarchy in (HIERARCHIES, *HIERARCHIES.iterdir()):
             _remove_cgroup(hierarchy / left["cgroup"])
-        subprocess.run(["ip", "link", "delete", HOST_LINK], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", left["link"]], capture_output=True, check=False)
         for name, value in left["settings"].items():
             _setting(name).write_text(value)
+
+
+def sweep(folder: Path) -> bool:
+    """``clean`` after a keeper that was killed, unless another run's node is there, whose settings they are now."""
+    turn = _take_turn()
+    if turn is None:
+        return False
+    clean(folder)
+    turn.close()
+    return True
 
 
 def load_image(plane: ControlPlane, archive: Path) -> None:
@@ -149,18 +159,25 @@ def load_image(plane: ControlPlane, archive: Path) -> None:
         raise ClusterError(f"{archive} is not imported: {done.stderr}")
 
 
-def _turn() -> int:
-    """The right to be this machine's node, as a locked file that the kernel frees when its holder dies."""
-    path = Path(tempfile.gettempdir()) / "toolpolicy-node.lock"
-    turn = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _turn() -> socket.socket:
+    """The right to be this machine's node, once nobody else has it."""
     end = time.monotonic() + TURN_DEADLINE
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return turn
+    while (turn := _take_turn()) is None:
         if time.monotonic() > end:
-            raise ClusterError(f"another run's node holds {path} for more than {TURN_DEADLINE:.0f} s")
+            raise ClusterError(f"another run has had this machine's node for more than {TURN_DEADLINE:.0f} s")
         time.sleep(0.5)
+    return turn
+
+
+def _take_turn() -> socket.socket | None:
+    """A name that only one process can hold, and that the kernel frees when it dies."""
+    turn = socket.socket(socket.AF_UNIX)
+    try:
+        turn.bind("\0toolpolicy-test-node")
+    except OSError:
+        turn.close()
+        return None
+    return turn
 
 
 def _start_box(plan: Layout, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -191,13 +208,12 @@ def _inner(box: subprocess.Popen[bytes]) -> int:
     raise ClusterError("the box of the node did not start")
 
 
-def _link(inner: int) -> None:
+def _link(name: str, inner: int) -> None:
     """Join this machine and the box."""
-    subprocess.run(["ip", "link", "delete", HOST_LINK], capture_output=True, check=False)
     for command in (
-        ["link", "add", HOST_LINK, "type", "veth", "peer", "name", BOX_LINK, "netns", str(inner)],
-        ["addr", "add", f"{HOST}/24", "dev", HOST_LINK],
-        ["link", "set", HOST_LINK, "up"],
+        ["link", "add", name, "type", "veth", "peer", "name", BOX_LINK, "netns", str(inner)],
+        ["addr", "add", f"{HOST}/24", "dev", name],
+        ["link", "set", name, "up"],
     ):
         done = subprocess.run(["ip", *command], capture_output=True, text=True, check=False)
         if done.returncode:
