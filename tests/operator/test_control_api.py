@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from cluster import pki
@@ -22,7 +24,7 @@ from toolpolicy_operator.control import app, relay
 from toolpolicy_operator.control.app import PER_POD, ControlApi
 from toolpolicy_operator.control.metrics import ControlMetrics
 from toolpolicy_operator.control.relay import Relay
-from toolpolicy_operator.control.report import MAX_BYTES, parse_report
+from toolpolicy_operator.control.report import MAX_BYTES, Report, ReportFault, parse_report
 from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.control.reviews import TokenReviews
 
@@ -183,6 +185,28 @@ async def test_a_body_that_is_no_report_is_refused_and_told_where(body: Any, say
         assert says in answer["message"]
         assert answer["message"].isprintable()
         assert len(answer["message"]) < 3000
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*REPORT, *POD, "x"]), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.binary() | ANYTHING.map(lambda value: json.dumps(value).encode()), st.sampled_from([*Report.model_fields]))
+def test_whatever_is_sent_is_a_report_or_a_fault_that_fits_on_a_line(body: bytes, name: str) -> None:
+    inside = b'{"pod": %b, "version": "1", "%b": %b}' % (json.dumps(POD).encode(), name.encode(), body)
+    for sent in (body, inside):
+        try:
+            report = parse_report(sent)
+        except ReportFault as fault:
+            assert str(fault).isprintable()
+            assert len(str(fault)) < 3000
+        else:
+            assert hash(report.tools) == hash(report.tools)
 
 
 @pytest.mark.asyncio
@@ -363,59 +387,3 @@ async def test_what_became_of_reports_can_be_scraped(tmp_path: Path) -> None:
     assert 'toolpolicy_operator_token_reviews_total{outcome="asked"} 1.0' in near
     assert 'toolpolicy_operator_relayed_reports_total{outcome="passed"} 1.0' in near
     assert "toolpolicy_operator_reports 1.0" in holder
-
-
-# What is kept
-
-
-def report(pod: str, tools: int = 0, **said: Any) -> Any:
-    listed = [{"name": f"t{n}", "category": "Read", "risk": "Low"} for n in range(tools)]
-    body = {**REPORT, "pod": {**POD, "name": pod, "uid": f"uid-{pod}"}, "tools": listed, **said}
-    return parse_report(json.dumps(body).encode())
-
-
-def test_a_listener_hears_what_is_new_and_not_that_a_call_was_audited() -> None:
-    heard: list[str | None] = []
-    reports = Reports()
-    reports.subscribe(lambda r: heard.append(r.revision))
-    changes: list[dict[str, Any]] = [{}, {}, {"audit": {"head": "5:ab"}}, {"revision": "1-8"}, {"problems": ["x"]}]
-    for said in changes:
-        reports.put(report("a", **said))
-    assert heard == ["1-7", "1-8", "1-7"]
-
-
-def test_a_new_term_begins_with_no_reports() -> None:
-    now = [100.0]
-    reports = Reports(lambda: now[0])
-    reports.put(report("a", 3))
-    since = reports.known_since("policy", 4)
-    now[0] = 200.0
-    assert reports.known_since("policy", 4) == since == 100.0
-    assert reports.known_since("policy", 5) == 200.0
-    reports.begin()
-    assert (len(reports), reports.held_since) == (0, 200.0)
-    assert reports.known_since("policy", 5) == 200.0
-
-
-def test_the_tools_of_a_workload_are_kept_once_and_forgotten_with_its_last_pod() -> None:
-    reports = Reports()
-    for pod in ("a", "b", "a"):
-        reports.put(report(pod, 50))
-    kept = {id(r.report.tools) for r in reports}
-    assert len(kept) == 1
-    assert reports._tools == 50  # pyright: ignore[reportPrivateUsage]
-    reports.put(report("a", 2))
-    reports.forget("uid-b")
-    assert reports._tools == 2  # pyright: ignore[reportPrivateUsage]
-    reports.prune((), ())
-    assert (reports._tools, len(reports)) == (0, 0)  # pyright: ignore[reportPrivateUsage]
-
-
-def test_catalogues_beyond_the_cap_are_left_out_and_the_report_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolpolicy_operator.control.reports.MAX_TOOLS", 100)
-    reports = Reports()
-    reports.put(report("a", 90))
-    reports.put(report("b", 91))
-    second = reports.get("uid-b")
-    assert second is not None
-    assert (second.report.tools, second.report.revision) == ((), "1-7")

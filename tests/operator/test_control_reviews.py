@@ -21,7 +21,11 @@ START = 1_000_000.0
 
 
 def token(name: str = "a", audience: Any = AUDIENCE, expires: Any = START + 3600) -> str:
-    claims: dict[str, Any] = {"aud": audience if isinstance(audience, list) else [audience], "exp": expires, "sub": name}
+    claims: dict[str, Any] = {
+        "aud": audience if isinstance(audience, list) else [audience],
+        "exp": expires,
+        "sub": name,
+    }
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"eyJhbGciOiJSUzI1NiJ9.{payload}.sig"
 
@@ -129,7 +133,7 @@ async def test_one_token_is_reviewed_once_at_a_time_and_a_client_that_leaves_doe
 
 
 @pytest.mark.asyncio
-async def test_an_api_server_that_fails_is_said_to_and_not_remembered() -> None:
+async def test_an_api_server_that_fails_is_said_to_and_not_remembered(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster()
 
     def fail(_: str) -> dict[str, Any]:
@@ -140,6 +144,9 @@ async def test_an_api_server_that_fails_is_said_to_and_not_remembered() -> None:
     with pytest.raises(Refused) as refused:
         await found.caller(token(), "10.0.0.1")
     assert (refused.value.status, refused.value.retry_after) == (503, 7.0)
+    with pytest.raises(Refused):
+        await found.caller(token("b"), "10.0.0.2")
+    assert [r.message.count("slow down") for r in caplog.records] == [1]
     cluster.answer = lambda _: accepted()
     await found.caller(token(), "10.0.0.1")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from typing import Any, Protocol
 
 from toolpolicy_operator.control.tokens import Caller, Refused, peek, read_review, review_request, unauthenticated
 from toolpolicy_operator.kube import ApiError
+
+log = logging.getLogger(__name__)
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 REMEMBERED = 300.0
@@ -128,6 +131,7 @@ class TokenReviews:
         self._pace = Pace(rate, PATIENCE, clock)
         self._slots = asyncio.Semaphore(concurrency)
         self._strikes = Quota(STRIKES, STRIKE_SECONDS, clock)
+        self._fault = ""
         self.asked = 0
         """Reviews that the API server was asked for."""
         self.failed = 0
@@ -197,23 +201,25 @@ class TokenReviews:
                 async with asyncio.timeout(ANSWERED):
                     answer = await self._api.create(PATH, review_request(token, self._audience))
             except TimeoutError:
-                self.failed += 1
-                message = f"the API server did not review the token within {ANSWERED:.0f} s"
-                raise Refused(503, "ServiceUnavailable", message, ANSWERED) from None
+                fault = f"the API server did not review the token within {ANSWERED:.0f} s"
+                raise self._failed(fault, ANSWERED) from None
             except ApiError as error:
-                self.failed += 1
-                raise Refused(
-                    503,
-                    "ServiceUnavailable",
-                    f"the API server can't review the token: {error.reason or error.status}",
-                    error.retry_after or 5.0,
-                ) from None
+                fault = f"the API server can't review the token: {error.reason or error.status}"
+                raise self._failed(fault, error.retry_after or ANSWERED, error.message) from None
+            self._fault = ""
         outcome = read_review(answer, self._audience)
         now = self._clock()
         if isinstance(outcome, str):
             return _Known(None, outcome, now + REFUSED)
         left = REMEMBERED if expires is None else min(REMEMBERED, expires - self._wall())
         return _Known(outcome, "", now + left)
+
+    def _failed(self, fault: str, retry_after: float, detail: str = "") -> Refused:
+        self.failed += 1
+        if fault != self._fault:  # once, not for each of a thousand sidecars
+            log.warning("%s%s: no sidecar that is new is heard until it does", fault, f" ({detail})" if detail else "")
+        self._fault = fault
+        return Refused(503, "ServiceUnavailable", fault, retry_after)
 
     async def close(self) -> None:
         """End the reviews under way."""
