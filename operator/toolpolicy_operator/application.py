@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import toolpolicy
-from toolpolicy_operator import names, reconcile, tasks
+from toolpolicy_operator import events, names, reconcile, tasks
 from toolpolicy_operator.admission import pods as pod_admission
 from toolpolicy_operator.admission import policies as policy_admission
 from toolpolicy_operator.admission.lookup import ApiLookup
@@ -25,6 +25,7 @@ from toolpolicy_operator.control.report import Report
 from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.control.reviews import TokenReviews
 from toolpolicy_operator.election import Election
+from toolpolicy_operator.events import Recorder
 from toolpolicy_operator.injection.plan import Defaults
 from toolpolicy_operator.kube import Api, Object
 from toolpolicy_operator.lookup import ApiServices
@@ -68,8 +69,14 @@ class Application:
         self.reconciler = Reconciler(
             api, self.store, self.election, ca=self._control_ca, observe=self.metrics.reconciled
         )
+        self.recorder = Recorder(api, settings.identity)
         statuses = Statuses(
-            api, self.store, self.reports, again=self.reconciler.add, too_large=self.reconciler.too_large
+            api,
+            self.store,
+            self.reports,
+            again=self.reconciler.add,
+            too_large=self.reconciler.too_large,
+            told=self._tell,
         )
         self.reconciler.step(What.STATUS, statuses)
         self.reports.subscribe(self._reported)
@@ -91,6 +98,7 @@ class Application:
         self._spawn("sync", self.sync.run())
         self._spawn("election", self._elect())
         self._spawn("reconciler", self.reconciler.run())
+        self._spawn("events", self.recorder.run())
 
     async def ended(self) -> str:
         """Waits for a part that should run forever to end; says which."""
@@ -102,7 +110,7 @@ class Application:
 
     async def stop(self) -> None:
         """Stop writing, give the Lease back, answer what was asked, close."""
-        for name in ("election", "reconciler", "sync"):
+        for name in ("election", "reconciler", "sync", "events"):
             await self._cancel(name)
         await self.election.release()
         await asyncio.gather(self.server.close(), self.watch.stop())
@@ -162,6 +170,14 @@ class Application:
         if pod is not None:
             for task in tasks.of_pods(pod.namespace, [pod], self.store):
                 self.reconciler.add(task)
+
+    def _tell(self, record: PolicyRecord, status: Object) -> None:
+        """Events of a status that was written."""
+        pods = {
+            pod.name if record.namespace else f"{pod.namespace}/{pod.name}": pod for pod in self.store.selected(record)
+        }
+        for happening in (*events.turned(record, status), *events.unguarded(record, status, pods)):
+            self.recorder.tell(happening)
 
     def _forget(self, change: Change) -> None:
         """Of what is gone, reports are gone, too."""
