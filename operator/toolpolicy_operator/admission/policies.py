@@ -11,10 +11,16 @@ as a *validating* one it is asked last, and sees what is stored. The API server 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any, cast
 
+from toolpolicy.policy.check import findings
 from toolpolicy.policy.errors import Problem
+from toolpolicy.policy.explained import spell
 from toolpolicy.policy.load import load_object
 from toolpolicy.policy.model import Policy
 from toolpolicy.policy.shapes import mapping
@@ -33,6 +39,8 @@ MAX_CAUSES = 50
 """Problems that one answer lists; a policy with more of them is not being edited by hand."""
 MAX_CAUSE = 1024
 """Characters of one problem."""
+_KEPT = 128 * 1024
+"""Characters of a manifest that is remembered; larger ones are refused anyway."""
 
 
 async def validate_policy(
@@ -43,12 +51,13 @@ async def validate_policy(
     Without ``store`` nothing is said about namespaces and pods; without ``list_services`` nothing about Services.
     """
     request = mapping(review.get("request"))
-    admitted = _admissible(request)
+    # Hundreds of expressions take most of a second, in which pods are asked about, too.
+    found = await asyncio.to_thread(_examine, request)
     known: Services = {}
-    if admitted[0] is not None and store is not None and list_services is not None:
-        wanted = port_namespaces(reach(admitted[0], store), store)
+    if found.policy is not None and store is not None and list_services is not None:
+        wanted = port_namespaces(reach(found.policy, store), store)
         known = await _services(wanted[:SERVICES_NAMESPACES], list_services)
-    return _judge(request, admitted, store, known)
+    return _judge(request, found, store, known)
 
 
 def review_policy(review: Review, store: Store | None = None, services: Services | None = None) -> Review:
@@ -58,27 +67,39 @@ def review_policy(review: Review, store: Store | None = None, services: Services
     policy that an older version had accepted.
     """
     request = mapping(review.get("request"))
-    return _judge(request, _admissible(request), store, services or {})
+    return _judge(request, _examine(request), store, services or {})
 
 
-Admissible = tuple[Policy | None, list[Problem]]
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What can be said of a manifest without a cluster. ``warnings`` are check's."""
+
+    policy: Policy | None = None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def _judge(request: dict[str, Any], admitted: Admissible, store: Store | None, services: Services) -> Review:
+def _judge(request: dict[str, Any], found: Examined, store: Store | None, services: Services) -> Review:
     manifest = mapping(request.get("object"))
-    policy, problems = admitted
-    if request.get("operation") == "DELETE" or not manifest or _being_deleted(manifest):
+    if not _to_be_judged(request):
         return allow(request)
-    if policy is None:
+    if found.policy is None:
         if not _same_spec(request):
-            return refuse(request, problems)
-        return allow(request, [f"still invalid, and not enforced: {p.path}: {p.message}"[:256] for p in problems[:5]])
+            return refuse(request, found.problems)
+        told = [f"still invalid, and not enforced: {p.path}: {p.message}"[:256] for p in found.problems[:5]]
+        return allow(request, told)
     if store is None:
         return allow(request)
-    sizes = Sizes.of(policy, _core(manifest), _old(request), store)
+    sizes = Sizes.of(found.policy, _core(manifest), _old(request), store)
     if refused := too_large(sizes):
         return refuse(request, [Problem("", 0, 0, "spec", refused, code="too-large")])
-    return allow(request, [*warnings(reach(policy, store), store, services), *near(sizes)])
+    return allow(request, warnings(reach(found.policy, store), store, services, [*near(sizes), *found.warnings]))
+
+
+def _to_be_judged(request: dict[str, Any]) -> bool:
+    manifest = mapping(request.get("object"))
+    deleted = mapping(manifest.get("metadata")).get("deletionTimestamp")
+    return bool(manifest) and request.get("operation") != "DELETE" and not deleted
 
 
 def allow(request: dict[str, Any], said: Sequence[str] = ()) -> Review:
@@ -116,16 +137,35 @@ def _review(response: dict[str, Any]) -> Review:
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
 
 
-def _admissible(request: dict[str, Any]) -> Admissible:
+def _examine(request: dict[str, Any]) -> Examined:
     """The policy of the request, or what is wrong with it. A manifest that was read from a file has no managed
-    fields, and what the API server adds is no statement of the user's."""
+    fields, and what the API server adds is no statement of the user's.
+    """
+    if not _to_be_judged(request):
+        return Examined()
     manifest = mapping(request.get("object"))
-    metadata = {k: v for k, v in mapping(manifest.get("metadata")).items() if k != "managedFields"}
-    if request.get("namespace") and "namespace" not in metadata:
-        metadata["namespace"] = request["namespace"]
-    if metadata.get("generateName") and not metadata.get("name"):
-        metadata["name"] = request.get("name") or "generated"
-    return load_object({**manifest, "metadata": metadata}, str(request.get("name") or "policy"))
+    metadata = manifest.get("metadata")
+    if isinstance(metadata, dict):
+        held = mapping(cast("object", metadata))
+        metadata = {key: held[key] for key in ("name", "namespace", "labels") if key in held}
+        if request.get("namespace"):
+            metadata.setdefault("namespace", request["namespace"])
+        if held.get("generateName") and not metadata.get("name"):
+            metadata["name"] = request.get("name") or "generated"
+    examined = {**{k: v for k, v in manifest.items() if k != "status"}, "metadata": metadata}
+    raw = json.dumps(examined, separators=(",", ":"))
+    return _examined(raw) if len(raw) <= _KEPT else _examined.__wrapped__(raw)
+
+
+@lru_cache(maxsize=32)
+def _examined(raw: str) -> Examined:
+    """Both registrations ask about the same manifest, and those who apply it again do, too."""
+    manifest: Object = json.loads(raw)
+    policy, problems = load_object(manifest, "the policy")
+    if policy is None:
+        return Examined(None, tuple(problems))
+    found = (f"{spell(f.path)}: {f.message}" for f in findings(policy, None) if f.severity == "warning")
+    return Examined(policy, (), tuple(islice(found, MAX_CAUSES)))
 
 
 def _core(manifest: dict[str, Any]) -> Object:
@@ -136,10 +176,6 @@ def _core(manifest: dict[str, Any]) -> Object:
 def _old(request: dict[str, Any]) -> Object | None:
     old = mapping(request.get("oldObject"))
     return _core(old) if request.get("operation") == "UPDATE" and old else None
-
-
-def _being_deleted(manifest: dict[str, Any]) -> bool:
-    return bool(mapping(manifest.get("metadata")).get("deletionTimestamp"))
 
 
 def _same_spec(request: dict[str, Any]) -> bool:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from toolpolicy.policy.check import findings
-from toolpolicy.policy.explained import spell
 from toolpolicy.policy.model import LabelSelector, Mode, Policy
 from toolpolicy.policy.selection import matches
 from toolpolicy.policy.settings import interception
@@ -53,15 +51,15 @@ def reach(policy: Policy, store: Store) -> Reach:
     return Reach(policy, tuple(spaces), tuple(n for n in spaces if store.injection_enabled(n.labels)), tuple(pods))
 
 
-def warnings(found: Reach, store: Store, services: Services) -> list[str]:
-    """Every warning, the gravest first, cut to what the API passes on."""
+def warnings(found: Reach, store: Store, services: Services, further: Sequence[str] = ()) -> list[str]:
+    """Every warning, the gravest first, cut to what the API passes on. ``further`` are those of the policy alone."""
     told = [
         *_namespaces(found),
         *_pods(found),
         *_restarts(found),
         *_services(found, store, services),
         *_limits(found),
-        *(f"{spell(f.path)}: {f.message}" for f in findings(found.policy, None) if f.severity == "warning"),
+        *further,
     ]
     cut = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in told]
     return cut if len(cut) <= MOST else [*cut[: MOST - 1], f"and {len(cut) - MOST + 1} more: `toolpolicy check FILE`"]

@@ -17,6 +17,7 @@ from toolpolicy_operator.kube import Object
 from toolpolicy_operator.records import Kind, PodRecord, PolicyRecord
 from toolpolicy_operator.standing import PodState
 from toolpolicy_operator.store import Store
+from toolpolicy_operator.verdicts import Reason
 
 NOT_RUNNING = "NotRunning"
 UNTOLD = "Unknown"
@@ -25,7 +26,9 @@ UNTOLD = "Unknown"
 
 @dataclass(frozen=True, slots=True)
 class PodLine:
-    """A pod that a policy selects. ``rules`` is the revision that the operator announced to it last."""
+    """A pod that a policy selects. ``rules`` is the revision that the operator announced to it last: none since it
+    started is ``-``.
+    """
 
     namespace: str
     name: str
@@ -119,11 +122,17 @@ def pod_state(pod: PodRecord, policy: PolicyRecord, status: Object, store: Store
     if status.get("observedGeneration") != policy.generation:
         return PodState.WAITING
     if known in texts(status.get("podsBehind")):
-        return PodState.BEHIND
+        return PodState.WAITING if _waiting(status) else PodState.BEHIND
     counts = mapping(status.get("pods"))
     if "current" not in counts or len(texts(status.get("podsBehind"))) >= 100:
         return UNTOLD
     return PodState.CURRENT
+
+
+def _waiting(status: Object) -> bool:
+    """No pod is known to lag: a report that is wanting is all there is."""
+    conditions = map(mapping, items(status.get("conditions")))
+    return any((c.get("type"), c.get("reason")) == ("Enforced", Reason.WAITING_FOR_REPORTS) for c in conditions)
 
 
 def _without_sidecar(pod: PodRecord, store: Store) -> str:

@@ -35,8 +35,8 @@ Exit codes: 0 every policy is in force wherever it has pods; 1 one is not; 2 usa
 def command(name: str | None, all_namespaces: bool, output: str) -> int:
     """Show policies with their pods: what is enforced, which pods lag, and why.
 
-    With NAME everything about one policy. RULES REVISION is what the operator wrote last for a namespace, and announced
-    to a pod; a pod is Current once its sidecar has reported that the policy's generation is in force.
+    With NAME everything about one policy. A pod is Current once its sidecar has reported that the policy's generation
+    is in force. Its RULES REVISION is the last one written since it started; `-` is the one it started with.
     """
     where = target()
     namespace = None if all_namespaces else where.in_namespace()
