@@ -26,6 +26,7 @@ from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.control.reviews import TokenReviews
 from toolpolicy_operator.election import Election
 from toolpolicy_operator.events import Recorder
+from toolpolicy_operator.guard import Guard
 from toolpolicy_operator.injection.plan import Defaults
 from toolpolicy_operator.kube import Api, Object
 from toolpolicy_operator.lookup import ApiServices
@@ -57,6 +58,13 @@ class Application:
         self.metrics = Metrics()
         self._tls = ReloadingContext()
         self.certificates = self._certificates()
+        self.guard = Guard(api)
+        self.metrics.gauge(
+            "guard_policies_missing", "Policies of the guard that are not in force.", lambda: len(self.guard.missing)
+        )
+        self.metrics.gauge(
+            "certificate_expiry_timestamp_seconds", "When the certificate in use ends.", self.certificates.expiry
+        )
         self.election = Election(
             api,
             settings.namespace,
@@ -95,6 +103,7 @@ class Application:
         await self.server.start(Addresses(s.listen, s.control_listen, s.admin_listen))
         log.info("listening: %s", ", ".join(f"{name} on port {port}" for name, port in self.server.ports.items()))
         self._spawn("certificates", self._keep_certificates())
+        self._spawn("guard", self.guard.run())
         self._spawn("sync", self.sync.run())
         self._spawn("election", self._elect())
         self._spawn("reconciler", self.reconciler.run())
@@ -115,6 +124,7 @@ class Application:
         await self.election.release()
         await asyncio.gather(self.server.close(), self.watch.stop())
         await self._cancel("certificates")
+        await self._cancel("guard")
         await self._control.close()
         await self._api.close()
 
@@ -282,6 +292,8 @@ class Application:
             "waiting": len(self.reconciler.queue),
             "failing": sorted(set(self.reconciler.problems.values()))[:50],
             "lease": self.election.fault,
+            "certificates": self.certificates.problem,
+            "guardMissing": self.guard.missing,
             "repairs": self.sync.repairs,
             "watchRestarts": self.watch.restarts,
         }

@@ -107,6 +107,10 @@ class Certificates:
         """Whether a certificate is presented."""
         return self.tls.pair is not None
 
+    def expiry(self) -> float:
+        """When what is presented ends, seconds since 1970; 0 if nothing is."""
+        return pki.expires(self.tls.pair.certificate).timestamp() if self.tls.pair is not None else 0.0
+
     async def start(self) -> None:
         """Return when a certificate is presented; until then :attr:`problem` says why not."""
         while not self.ready:
