@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from toolpolicy.policy.load import load_object
 from toolpolicy.policy.shapes import mapping
+from toolpolicy_operator.admission import policies
 from toolpolicy_operator.admission.policies import review_policy, validate_policy
 from toolpolicy_operator.admission.policy_warnings import LONGEST
 from toolpolicy_operator.kube import ApiError, Object
@@ -366,3 +368,20 @@ async def test_services_are_asked_for_only_where_they_matter_and_may_be_missing(
     assert asked == ["agents"]
     untold = await validate_policy(review(policy(interception="Port")), cluster.store, forbidden)
     assert untold["response"] == {"uid": "u-1", "allowed": True}
+
+
+@pytest.mark.asyncio
+async def test_a_policy_is_examined_beside_the_event_loop_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods are asked about meanwhile; two registrations ask about the same manifest."""
+    threads: list[int] = []
+
+    def observed(manifest: Object, file: str) -> Any:
+        threads.append(threading.get_ident())
+        return load_object(manifest, file)
+
+    monkeypatch.setattr(policies, "load_object", observed)
+    manifest = policy("examined-once")
+    for _ in range(2):
+        assert (await validate_policy(review(manifest)))["response"]["allowed"]
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
