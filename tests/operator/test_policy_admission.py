@@ -334,6 +334,15 @@ def test_an_edit_that_makes_nothing_larger_is_never_refused_for_its_size() -> No
     assert not answer(large(59, "p3"), cluster, operation="UPDATE", old=large(58, "p3"))["allowed"]
 
 
+def test_an_edited_policy_counts_once() -> None:
+    cluster = Cluster()
+    cluster.namespace()
+    for i in range(15):
+        cluster.policy(large(58, f"p{i}"))
+    assert answer(large(59, "p3"), cluster, operation="UPDATE", old=large(58, "p3"))["allowed"]
+    assert not answer(large(59, "another"), cluster)["allowed"]
+
+
 def test_a_limit_that_is_near_is_a_warning() -> None:
     cluster = Cluster()
     cluster.namespace()
