@@ -95,7 +95,8 @@ def examine(pod: Pod, plan: Plan) -> Eligibility:
 
 def was_altered(difference: str, plan: Plan) -> Eligibility:
     message = (
-        f"{difference}: toolpolicy's containers must stay as they were injected; find the webhook that changes them"
+        f"{difference}: another webhook changed what toolpolicy injects, or the pod was exported where other settings "
+        "hold: create it without toolpolicy's containers, volumes and annotations"
     )
     return Eligibility(False, Reason.ALTERED, message, refused=plan.enforced, unprotected=True)
 
@@ -107,7 +108,7 @@ def restore(pod: Pod) -> Pod:
     noted.pop(names.INELIGIBLE_ANNOTATION, None)
     if names.INJECTED_ANNOTATION in noted:
         sidecar = next((c for c in podview.init_containers(copy) if c.get("name") == names.SIDECAR_CONTAINER), Object())
-        for name in podview.OUR_ANNOTATIONS:
+        for name in (*podview.OUR_ANNOTATIONS, names.RULES_ANNOTATION):
             noted.pop(name, None)
         spec = podview.spec(copy)
         for field, ours in (("initContainers", podview.OUR_CONTAINERS), ("volumes", podview.OUR_VOLUMES)):
