@@ -226,8 +226,13 @@ SERVER_SIDE = "--server-side"
 
 @pytest.mark.parametrize(
     "flags",
-    [[], [SERVER_SIDE], [SERVER_SIDE, "--field-manager=argocd-controller", "--force-conflicts"]],
-    ids=["client-side", "server-side", "argocd-controller"],
+    [
+        [],
+        [SERVER_SIDE],
+        ["--field-manager=argocd-controller"],
+        [SERVER_SIDE, "--field-manager=argocd-controller", "--force-conflicts"],
+    ],
+    ids=["client-side", "server-side", "argocd client-side", "argocd server-side"],
 )
 def test_applying_the_same_manifest_again_changes_nothing(
     control_plane: ControlPlane, namespace: str, webhook: Webhook, flags: list[str]
@@ -243,6 +248,12 @@ def test_applying_the_same_manifest_again_changes_nothing(
     assert (difference.returncode, difference.stdout) == (0, "")
     # What was applied is all there is: nothing that a tool could take for drift, but the two stated defaults.
     assert after["spec"] == {"mode": "Enforce", "defaultAction": "Deny", **manifest["spec"]}
+
+
+def test_the_crds_themselves_do_not_drift(control_plane: ControlPlane) -> None:
+    """What the API server adds to them (defaults, its own conditions) is no difference to what was applied."""
+    difference = control_plane.kubectl("diff", SERVER_SIDE, "-f", ROOT / "manifests" / "crds", check=False)
+    assert (difference.returncode, difference.stdout) == (0, "")
 
 
 def test_no_field_changes_hands_when_the_operator_writes_status(
