@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -120,8 +121,15 @@ async def test_a_dry_run_is_answered_like_any_other_and_said_to_be_one() -> None
 async def test_a_selected_pod_that_arrives_without_its_sidecar_is_refused() -> None:
     response = await check(review(pod()), Policies([policy()]))
     assert not response["allowed"]
-    assert response["status"]["message"].startswith("Altered: ")
-    assert "toolpolicy-redirect" in response["status"]["message"]
+    assert response["status"]["message"].startswith("Altered: the pod arrived without its sidecar")
+
+
+async def test_a_pod_that_another_version_injected_a_moment_ago_is_to_be_created_again() -> None:
+    store = Policies([policy()])
+    final = await injected(store)
+    newer = replace(DEFAULTS, version="0.2.0", image="registry.example/toolpolicy-sidecar:0.2.0")
+    response = (await validate_pod(review(final), store, store, newer))["response"]
+    assert response["status"]["message"].startswith("Altered: toolpolicy 0.1.0 injected it")
 
 
 async def test_a_replica_that_has_not_heard_of_the_policy_looks_it_up_before_it_lets_a_pod_pass() -> None:

@@ -13,6 +13,11 @@ from toolpolicy_operator.injection.plan import Plan, Pod
 from toolpolicy_operator.injection.podview import Object
 from toolpolicy_operator.injection.ports import McpPort
 
+WITHOUT = (
+    "the pod arrived without its sidecar: a policy that is newer than its injection selects it, or another webhook "
+    "removed all of it. Create it again"
+)
+UPGRADING = "another version checks it, as while the operator is upgraded. Create it again"
 SELECTED = "the pod is older than its policy, or than the label of its namespace: restart it to protect it"
 
 
@@ -75,7 +80,13 @@ def verify(pod: Pod, plan: Plan) -> Injection:
     if not eligibility.eligible:
         return Injection(eligibility, pod)
     difference = compare.altered(_injected(original, plan, eligibility.servers), pod)
-    return Injection(was_altered(difference, plan) if difference else eligibility, pod)
+    if not difference:
+        return Injection(eligibility, pod)
+    version = podview.annotations_of(pod).get(names.INJECTED_ANNOTATION)
+    if version == plan.defaults.version:
+        return Injection(was_altered(difference, plan), pod)
+    message = WITHOUT if version is None else f"toolpolicy {version} injected it and {UPGRADING}"
+    return Injection(replace(was_altered(difference, plan), message=message), pod)
 
 
 def examine(pod: Pod, plan: Plan) -> Eligibility:
