@@ -258,7 +258,7 @@ def status(code: int, **headers: str) -> Answer:
     ],
 )
 async def test_a_report_that_is_not_taken_is_tried_again(
-    answer: Answer, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: Answer, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "FIRST_RETRY", 0.01)
     async with rig(tmp_path, Operator(answer)) as it:
@@ -266,6 +266,7 @@ async def test_a_report_that_is_not_taken_is_tried_again(
             await it.operator.next()
         assert it.client.results[result] >= 2
         assert it.client.taken_at is None
+        assert len([r for r in caplog.records if "did not take this pod's report" in r.message]) == 1
         assert "\x1b" not in (it.client.note() or "")
         it.operator.answer = taken
         async with asyncio.timeout(DEADLINE):

@@ -173,7 +173,9 @@ class ControlClient:
         self.results[failed.result] += 1
         self.failures += 1
         message = str(failed)
-        level = logging.WARNING if message != self.last_error and self.failures >= 2 else logging.DEBUG
+        # The first failure is a hiccup; the second is said, and then only what is new.
+        said = self.failures == 2 or (self.failures > 2 and message != self.last_error)
+        level = logging.WARNING if said else logging.DEBUG
         log.log(level, "the operator did not take this pod's report (rules stay enforced): %s", message)
         self.last_error = message
         if failed.pause is not None:
