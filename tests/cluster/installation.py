@@ -31,6 +31,7 @@ class Operator:
     def __init__(self, plane: ControlPlane, image: str = images.SIDECAR, *arguments: str) -> None:
         self.plane = plane
         self.host = plane.host
+        self.user = USER
         self.webhooks, self.control, self.admin = free_port(), free_port(), free_port()
         install(plane, f"https://{self.host}:{self.webhooks}")
         self.command = [

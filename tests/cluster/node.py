@@ -214,6 +214,8 @@ def _link(name: str, inner: int) -> None:
         ["link", "add", name, "type", "veth", "peer", "name", BOX_LINK, "netns", str(inner)],
         ["addr", "add", f"{HOST}/24", "dev", name],
         ["link", "set", name, "up"],
+        # So that pods reach servers here, which answer them, and tests reach pods.
+        ["route", "add", components.CLUSTER_CIDR, "via", BOX],
     ):
         done = subprocess.run(["ip", *command], capture_output=True, text=True, check=False)
         if done.returncode:

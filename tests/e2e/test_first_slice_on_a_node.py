@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import pytest
 
-from cluster import images
+from cluster import images, privileges
 from cluster.control import ControlPlane
 from cluster.fixtures import uncaptured
-from cluster.installation import Operator, listed
+from cluster.installation import ACCOUNT, Operator, documents, listed
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.xdist_group("node")]
 
-READY = "--timeout=120s"
+READY = "--timeout=100s"
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,7 @@ def test_a_rule_holds_for_a_pod_and_its_edit_for_the_next_call(
         sys.stderr.write(told(node, node_namespace, operator))
         raise
     ready = time.time()
+    node.kubectl("wait", "toolpolicy/notes", "-n", node_namespace, "--for=condition=Enforced", READY)
 
     injected = json.loads(node.kubectl("get", "pod", "notes", "-n", node_namespace, "-o", "json").stdout)
     assert [c["name"] for c in injected["spec"]["initContainers"]] == ["toolpolicy-redirect", "toolpolicy-sidecar"]
@@ -144,6 +145,20 @@ def test_a_rule_holds_for_a_pod_and_its_edit_for_the_next_call(
             f"\nfrom apply to Ready {ready - begun:.1f} s, from the edit's apply to its being obeyed "
             f"{outcome['at'] - edited:.2f} s\n"
         )
+
+
+def test_the_operator_asked_for_nothing_that_it_was_refused(
+    node: ControlPlane, operator: Operator, request: pytest.FixtureRequest
+) -> None:
+    """Comes last, since it goes by all that was done before. What was granted and not used is said, not an error: not
+    every way is gone here.
+    """
+    asked = privileges.events(node.audit_log, operator.user)
+    assert asked
+    findings = privileges.compare(asked, privileges.granted(documents("rbac.yaml"), ACCOUNT))
+    with uncaptured(request.config):
+        sys.stderr.write(f"\nrights of the operator that were not used: {', '.join(map(str, findings.unused))}\n")
+    assert not findings.refused, f"refused: {', '.join(map(str, findings.refused))}"
 
 
 def told(node: ControlPlane, namespace: str, operator: Operator) -> str:
