@@ -21,6 +21,7 @@ from toolpolicy_operator import names
 from toolpolicy_operator.admission.policies import review_policy
 from toolpolicy_operator.kube import Api, ApiError, Object
 from toolpolicy_operator.kubectl import completion
+from toolpolicy_operator.kubectl.access import cure
 from toolpolicy_operator.kubectl.gather import snapshot
 from toolpolicy_operator.records import Kind
 from toolpolicy_operator.store import Store
@@ -271,6 +272,9 @@ def test_check_prints_the_servers_verdict_and_warnings(admission: Scene, tmp_pat
         {"path": "spec.rules[0].macth", "message": "unknown field 'macth': did you mean match?"}
     ]
     assert len(told["unreadable"]) == 1
+    file.write_text(head.replace("NAME", "x, namespace: does-not-exist") + spec)
+    result = admission.run("check", "-f", str(file))
+    assert (result.exit_code, "not found" in result.stdout) == (1, True), result.output
     file.write_text(head.replace("NAME", "good") + spec)
     assert "ToolPolicy good would be configured" in admission.run("check", "-f", str(file)).stdout
     assert admission.kubectl("get", "tp", "good")["metadata"]["generation"] == 1
@@ -283,6 +287,26 @@ def test_check_needs_the_right_to_create_and_says_so(admission: Scene, tmp_path:
     result = admission.run("check", "-f", str(own), kubeconfig=admission.viewer())
     assert result.exit_code == 2
     assert 'cannot create resource "toolpolicies"' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ApiError(0, "Timeout", "GET /api: no answer within 10 s"),
+            "can't be reached: GET /api: no answer within 10 s",
+        ),
+        (ApiError(401, "Unauthorized", "Unauthorized"), "does not accept these credentials: log in again"),
+        (ApiError(403, "Forbidden", 'pods is forbidden: User "a" cannot list'), "--clusterrole=view"),
+        (ApiError(403, "Forbidden", "quota exceeded"), "Ask who runs the cluster"),
+        (ApiError(429, "TooManyRequests", "slow down"), "Try again in a moment"),
+        (ApiError(500, "InternalError", 'failed calling webhook "x": refused'), "Does the operator run?"),
+        (ApiError(410, "Gone", "too old"), "too old"),
+    ],
+    ids=lambda value: str(getattr(value, "status", "")),
+)
+def test_every_error_of_the_api_says_what_to_do(error: ApiError, said: str) -> None:
+    assert said in cure(error, "https://127.0.0.1:6443")
 
 
 def test_completion_offers_verbs_options_and_names_from_the_cluster(

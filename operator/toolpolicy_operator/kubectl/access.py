@@ -104,6 +104,10 @@ def cure(error: ApiError, host: str) -> str:
             return f"the API server {host} does not accept these credentials: log in again ({said})"
         case 403:
             return f"not permitted: {said}. {needed(said)}"
+        case 429 | 503 | 504:
+            return f"the API server {host} has no time for this: {said}. Try again in a moment"
+        case _ if "failed calling webhook" in said:
+            return f"{said}. Does the operator run? kubectl -n toolpolicy-system get pods"
         case _:
             return said
 

@@ -134,7 +134,7 @@ async def _judge(api: Api, found: Found, namespace: str) -> Verdict:
             metadata["resourceVersion"] = mapping(there["metadata"])["resourceVersion"]
             await api.update(policy_path(kind, space, str(metadata["name"])), manifest, **dry)
     except ApiError as error:
-        if error.status not in (400, 409, 413, 422) and not _denied(error):
+        if error.status not in (400, 404, 409, 413, 422) and not _denied(error):
             raise
         verdict.verdict = "refused"
         verdict.errors = _errors(error)
