@@ -46,6 +46,7 @@ _POD = {
         "os": {"name": str},
         "nodeSelector": MAP,
         "securityContext": _SECURITY,
+        "resources": {},
         "terminationGracePeriodSeconds": int,
     },
 }

@@ -61,7 +61,7 @@ def taken_names(servers: Sequence[McpPort]) -> list[tuple[str, McpPort]]:
     return [(name, server) for server in servers for name in server.names]
 
 
-def redirect_container(plan: Plan, servers: Sequence[McpPort]) -> dict[str, Any]:
+def redirect_container(pod: Pod, plan: Plan, servers: Sequence[McpPort]) -> dict[str, Any]:
     """Writes the pod's redirection and ends. NET_ADMIN and nothing else; as root, since a capability that is added is
     effective for root alone (KEP-2763 is not there yet).
     """
@@ -72,7 +72,7 @@ def redirect_container(plan: Plan, servers: Sequence[McpPort]) -> dict[str, Any]
         "imagePullPolicy": plan.defaults.image_pull_policy,
         "command": ["python3", "-m", "toolpolicy.sidecar.redirect"],
         "args": [*mapping, "--except-uid", str(names.SIDECAR_UID)],
-        "resources": dict(plan.defaults.redirect_resources),
+        "resources": _resources(pod, plan.defaults.redirect_resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
@@ -99,7 +99,7 @@ def sidecar_container(pod: Pod, plan: Plan, servers: Sequence[McpPort], probes: 
         "command": ["python3", "-m", "toolpolicy.sidecar"],
         "env": _environment(pod, plan, servers, probes),
         "ports": _ports(plan, servers),
-        "resources": dict(plan.defaults.resources),
+        "resources": _resources(pod, plan.defaults.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -173,6 +173,11 @@ def _environment(pod: Pod, plan: Plan, servers: Sequence[McpPort], probes: Mappi
         values["TOOLPOLICY_DRAIN_GRACE"] = str(max(0, grace - 5))
     fixed = [{"name": name, "value": literal(value)} for name, value in sorted(values.items())]
     return [*fixed, _from_pod("TOOLPOLICY_POD_NAME", "metadata.name"), _from_pod("TOOLPOLICY_POD_UID", "metadata.uid")]
+
+
+def _resources(pod: Pod, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """None of their own in a pod that has a budget as a whole (KEP-2837): they could be more than it allows."""
+    return {} if podview.child(podview.spec(pod), "resources") else dict(usual)
 
 
 def _ports(plan: Plan, servers: Sequence[McpPort]) -> list[dict[str, Any]]:

@@ -142,7 +142,7 @@ def _injected(original: Pod, plan: Plan, servers: tuple[McpPort, ...]) -> Pod:
     spec = podview.spec(pod)
     ours = [containers.sidecar_container(original, plan, servers, asked)]
     if plan.interception == "Redirect":
-        ours.insert(0, containers.redirect_container(plan, servers))
+        ours.insert(0, containers.redirect_container(original, plan, servers))
     spec["initContainers"] = [*ours, *podview.init_containers(pod)]
     spec["volumes"] = [*podview.listed(spec, "volumes"), *containers.volumes()]
     _annotate(pod, containers.marks(plan, servers))
