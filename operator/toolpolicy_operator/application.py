@@ -15,6 +15,7 @@ import toolpolicy
 from toolpolicy_operator import events, names, reconcile, tasks
 from toolpolicy_operator.admission import pods as pod_admission
 from toolpolicy_operator.admission import policies as policy_admission
+from toolpolicy_operator.admission import rollout as rollout_admission
 from toolpolicy_operator.admission.lookup import ApiLookup
 from toolpolicy_operator.admission.written import WrittenRules
 from toolpolicy_operator.certificates import CERT_MANAGER_DIRECTORY, Certificates, Options, service_names
@@ -33,6 +34,7 @@ from toolpolicy_operator.lookup import ApiServices
 from toolpolicy_operator.metrics import Metrics
 from toolpolicy_operator.reconcile import Reconciler
 from toolpolicy_operator.records import Kind, PolicyRecord, digest
+from toolpolicy_operator.rollout import Rollout
 from toolpolicy_operator.rotation import Terms
 from toolpolicy_operator.server import Addresses, Review, ReviewHandler, Served, Server
 from toolpolicy_operator.settings import Settings
@@ -87,6 +89,8 @@ class Application:
             told=self._tell,
         )
         self.reconciler.step(What.STATUS, statuses)
+        restarts = Rollout(api, self.store, statuses.situation, again=self.reconciler.add, tell=self.recorder.tell)
+        self.reconciler.step(What.ROLLOUT, restarts)
         self.reports.subscribe(self._reported)
         self.store.listen(self._forget)
         self.watch = Watch(api.access, self._event)
@@ -228,7 +232,7 @@ class Application:
         )
 
     def _reviews(self) -> dict[str, ReviewHandler]:
-        s, store = self._settings, self.store
+        s, store, api = self._settings, self.store, self._api
         lookup, services = ApiLookup(self._api, self.store), ApiServices(self._api)
         rules = WrittenRules(self.store)
         defaults = Defaults(
@@ -247,7 +251,9 @@ class Application:
             return await pod_admission.validate_pod(review, store, lookup, defaults)
 
         async def policy(review: Review) -> Review:
-            return await policy_admission.validate_policy(review, store, services)
+            answer = await policy_admission.validate_policy(review, store, services)
+            refusal = await rollout_admission.check(review, api) if answer["response"]["allowed"] else None
+            return refusal or answer
 
         return {"/mutate/pods": mutate, "/validate/pods": validate, "/validate/policies": policy}
 

@@ -52,6 +52,8 @@ class PolicyRecord:
     digest: str = ""
     status: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     annotations: Labels = field(default_factory=dict[str, str], repr=False)
+    written: str = ""
+    """When its spec was written last (RFC 3339, to the second), by its managed fields; empty where they don't say."""
 
     @property
     def key(self) -> tuple[str | None, str]:
@@ -190,7 +192,7 @@ def policy_record(kind: Kind, obj: Object, known: PolicyRecord | None = None) ->
     if known is not None and (known.uid, known.generation) == (uid, generation):
         return PolicyRecord(
             known.kind, namespace, name, uid, version, generation, known.policy, known.problems,
-            known.manifest, known.digest, status, annotations,
+            known.manifest, known.digest, status, annotations, known.written,
         )  # fmt: skip
     meta: Object = {"name": name, "uid": uid, "generation": generation}
     if namespace:
@@ -200,7 +202,7 @@ def policy_record(kind: Kind, obj: Object, known: PolicyRecord | None = None) ->
     raw = canonical(manifest)
     return PolicyRecord(
         kind.value, namespace, name, uid, version, generation, policy, tuple(problems),
-        raw, digest(raw), status, annotations,
+        raw, digest(raw), status, annotations, _written(metadata),
     )  # fmt: skip
 
 
@@ -261,6 +263,15 @@ def canonical(value: object) -> bytes:
 
 def digest(raw: bytes) -> str:
     return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def _written(metadata: Object) -> str:
+    times = [
+        str(entry.get("time") or "")
+        for entry in _items(metadata.get("managedFields"))
+        if "f:spec" in _mapping(entry.get("fieldsV1"))
+    ]
+    return max(times, default="")
 
 
 def _foreign(metadata: Object) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from toolpolicy_operator import rollout, tasks
 from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.kube import POLICIES_API, Api, Object, policy_path
 from toolpolicy_operator.records import Kind, PolicyRecord, canonical
+from toolpolicy_operator.standing import Situation
 from toolpolicy_operator.status import Assessment, assess, gather
 from toolpolicy_operator.store import Store
 from toolpolicy_operator.tasks import Task
@@ -45,6 +47,8 @@ class Statuses:
         assessment = self.assess(record)
         if assessment.again is not None:
             self._again(task, assessment.again)
+        if assessment.status.pods_needing_restart and rollout.wanted(record):
+            self._again(tasks.rollout(record), 0.0)
         wanted: Object = assessment.status.model_dump(mode="json", by_alias=True)
         if canonical(wanted) == canonical(dict(record.status)):
             return
@@ -59,4 +63,8 @@ class Statuses:
     def assess(self, record: PolicyRecord) -> Assessment:
         """The status that the policy should have now."""
         at = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        return assess(gather(record, self._store, self._reports, at, too_large=self._too_large(record)))
+        return assess(self.situation(record, at))
+
+    def situation(self, record: PolicyRecord, at: str = "") -> Situation:
+        """What the status is made of."""
+        return gather(record, self._store, self._reports, at, too_large=self._too_large(record))

@@ -45,6 +45,10 @@ def status(found: PolicyRecord) -> Task:
     return Task(What.STATUS, found.namespace, found.kind, found.name)
 
 
+def rollout(found: PolicyRecord) -> Task:
+    return Task(What.ROLLOUT, found.namespace, found.kind, found.name)
+
+
 def everything(store: Store) -> Iterator[Task]:
     """For one who begins to write."""
     spaces = {n.name for n in store.namespaces()} | {r.namespace for r in store.all_rules()}
