@@ -296,3 +296,21 @@ async def test_ephemeral_containers_and_opening_updates_are_refused(control_plan
         with pytest.raises(ApiError, match="written at admission"):
             await found.api.patch(path, {"metadata": {"annotations": {"toolpolicy.dev/injected": None}}})
         await found.api.patch(path, {"metadata": {"annotations": {"toolpolicy.dev/rules": "1-1"}}})
+
+
+async def test_limits_that_the_namespace_gives_every_container_are_no_alteration(control_plane: ControlPlane) -> None:
+    async with injecting(control_plane) as (found, _):
+        space = await found.namespace(ENABLED)
+        await found.api.create(policy_path({**MCP, "metadata": {"name": "imaging", "namespace": space}}), MCP)
+        limit: Object = {"type": "Container", "default": {"cpu": "300m"}, "max": {"memory": "1Gi"}}
+        limits = {"metadata": {"name": "usual"}, "spec": {"limits": [limit]}}
+        await found.api.create(api_path("v1", "limitranges", space), limits)
+        async with asyncio.timeout(60):
+            while True:  # admission looks at limits by a watch
+                stored = await dry(found.api, space, {**pod(), "spec": {**pod()["spec"], "initContainers": []}})
+                sidecar = next(c for c in podview.init_containers(stored) if c["name"] == "toolpolicy-sidecar")
+                if sidecar["resources"]["limits"].get("cpu"):
+                    break
+                await asyncio.sleep(0.1)
+        assert sidecar["resources"]["limits"] == {"cpu": "300m", "memory": "256Mi"}
+        assert again(await dry(found.api, space, again(stored))) == again(stored)
