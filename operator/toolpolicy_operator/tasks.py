@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from toolpolicy_operator import names
 from toolpolicy_operator.records import Kind, NamespaceRecord, PodRecord, PolicyRecord, Record, RulesRecord
 from toolpolicy_operator.store import Change, Store, selects
 
@@ -105,10 +106,8 @@ def _after_namespace(old: Record | None, new: Record | None, store: Store) -> It
 
 
 def _after_pod(old: PodRecord | None, new: PodRecord | None, store: Store) -> Iterator[Task]:
-    if old is not None and new is not None and replace(old, version=new.version) == new:
-        return
     known = new or old
-    if known is None:
+    if known is None or (old is not None and new is not None and _as_seen(old) == _as_seen(new)):
         return
     space = known.namespace
     before = (old.guarded, old.admitted_in) if old is not None else (False, None)
@@ -118,6 +117,12 @@ def _after_pod(old: PodRecord | None, new: PodRecord | None, store: Store) -> It
     if new is not None and new.guarded and new.node:
         yield touch(space)
     yield from of_pods(space, [pod for pod in (old, new) if pod is not None], store)
+
+
+def _as_seen(pod: PodRecord) -> PodRecord:
+    """Without what changes by our own touch and by every write."""
+    others = {name: value for name, value in pod.annotations.items() if name != names.RULES_ANNOTATION}
+    return replace(pod, version=0, annotations=others)
 
 
 def of_pods(space: str, pods: Sequence[PodRecord], store: Store) -> Iterator[Task]:

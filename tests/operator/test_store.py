@@ -209,6 +209,11 @@ def test_a_pod_of_which_nothing_changed_but_its_version_asks_for_nothing() -> No
     assert asked(store, lambda: store.put(Kind.POD, running("mcp-0", 11))) == set()
 
 
+def test_our_own_touch_asks_for_nothing() -> None:
+    store = populated()
+    assert asked(store, lambda: store.put(Kind.POD, running("mcp-0", 11, rules="1-7"))) == set()
+
+
 def test_a_pod_asks_for_its_own_policies_alone() -> None:
     store = populated()
     obj = {**at(pod("agents", "mcp-1"), 12), "status": {"phase": "Running"}}
@@ -254,7 +259,7 @@ def test_what_is_asked_for_after_any_change_is_part_of_everything() -> None:
     all_of_it = set(tasks.everything(store))
     changes: list[Change] = []
     store.listen(changes.append)
-    store.put(Kind.POD, running("mcp-0", 20, rules="1-2"))
+    store.put(Kind.POD, running("mcp-0", 20, namespace_labels="{}"))
     store.put(Kind.TOOL_POLICY, at(policy("others", "imaging", "x_*"), 21, generation=2))
     assert changes
     assert {t for c in changes for t in tasks.after(c, store)} <= all_of_it
