@@ -1,4 +1,5 @@
-"""A first policy for a server, from what it lists: reads allowed, destructive tools denied, the rest limited.
+"""A first policy for a server, from what it lists: reads allowed, destructive tools and those that run whatever they
+are given denied, the rest limited.
 
 The text is written by hand and not dumped, because its comments are half of its worth. Names come from the server, so
 every one is quoted where YAML could take it for something else.
@@ -81,7 +82,8 @@ def starter_policy(listing: Listing, source: str, name: str | None = None) -> st
 def _rules(tools: Sequence[Scanned]) -> list[str]:
     secret = [each for each in tools if each.found.category is Category.READ and each.found.risk in _HIGH]
     reads = [each for each in tools if each.found.category is Category.READ and each not in secret]
-    doing = [each for each in tools if each.found.category in (Category.WRITE, Category.EXECUTE)]
+    blind = [each for each in tools if each.found.category is Category.EXECUTE and each.found.risk is Risk.CRITICAL]
+    doing = [each for each in tools if each.found.category in (Category.WRITE, Category.EXECUTE) and each not in blind]
     money = [each for each in tools if each.found.category is Category.FINANCIAL]
     deadly = [each for each in tools if each.found.category is Category.DESTRUCTIVE]
     lines = [
@@ -94,6 +96,7 @@ def _rules(tools: Sequence[Scanned]) -> list[str]:
     lines += _limited("read-secrets", secret, 10, "60s", "These read what opens other doors: few at a time.")
     lines += _limited("change-a-little", doing, 30, "60s", "These change things or run them: by name, with a limit.")
     lines += _limited("spend-a-little", money, 5, "1h", "These are about money. Consider `action: RequireApproval`.")
+    lines += _denied("not-before-a-look", blind)
     lines += [
         "  # What destroys is off, and agents don't see it in tools/list.",
         *_examples(deadly),
@@ -103,6 +106,23 @@ def _rules(tools: Sequence[Scanned]) -> list[str]:
         "    reason: Destructive tools are off for agents; ask a human to do it",
         "    hide: true",
     ]
+    return lines
+
+
+def _denied(rule: str, tools: Sequence[Scanned]) -> list[str]:
+    """Tools that run whatever they are given: off, by name, so that one can be taken out after a look."""
+    lines: list[str] = []
+    for number, start in enumerate(range(0, len(tools), NAMES_A_RULE), 1):
+        lines += [
+            "  # These run whatever they are given (a command, code, a query). To allow one after a look, take its",
+            "  # name out here, and write a rule that says what it may be given.",
+            f"  - name: {rule}" + (f"-{number}" if number > 1 else ""),
+            "    match:",
+            "      tools:",
+            *(f"      - {_quoted(each.tool.name)}" for each in tools[start : start + NAMES_A_RULE]),
+            "    action: Deny",
+            "    reason: This tool runs whatever it is given; nobody has looked yet at what agents may give it",
+        ]
     return lines
 
 

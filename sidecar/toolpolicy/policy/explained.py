@@ -141,9 +141,21 @@ _SIMPLE = {
 }
 
 
+_MEANT = {
+    **dict.fromkeys(("user", "client", "caller", "agent", "identity", "subject", "account"), "Principal"),
+    **dict.fromkeys(("pod", "service", "workload", "deployment", "global"), "Server"),
+    **dict.fromkeys(("block", "forbid", "reject", "refuse"), "Deny"),
+    **dict.fromkeys(("permit", "accept", "pass"), "Allow"),
+    **dict.fromkeys(("approve", "approval", "ask"), "RequireApproval"),
+    **dict.fromkeys(("dryrun", "warn", "monitor", "observe"), "Audit"),
+}
+"""What a value of another language stands for here, where spelling does not tell."""
+
+
 def _choice(expected: str, value: Any) -> str:
     choices = [part.split(":")[-1].strip(" '>") for part in expected.replace(" or ", ", ").split(", ")]
-    guess = nearest(value, choices)
+    other = _MEANT.get(value.lower()) if isinstance(value, str) else None
+    guess = other if other in choices else nearest(value, choices)
     meant = f": did you mean {guess}?" if guess else ""
     return f"expected {', '.join(choices[:-1])} or {choices[-1]}, not {show(value)}{meant}"
 

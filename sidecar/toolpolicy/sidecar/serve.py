@@ -160,9 +160,9 @@ async def serve(
         rules = make_rules(settings, policies)
         identifiers = Identifiers(rules, settings)
         stack.push_async_callback(identifiers.close)
-        status = await rules.load()
+        status = await rules.load(quiet=insist)
         if insist and rules.current is None:
-            raise StartFault("\n".join(status.problems) or "the policies can't be loaded")
+            raise StartFault("\n".join(("the policies can't be used", *status.problems)))
         try:
             key, _ = audit_key(settings, os.environ)
             audit = open_audit(settings.audit, key)

@@ -1,5 +1,8 @@
 """Who a session or a task belongs to. Bounded, forgetful, and only ever a reason to refuse between verified principals.
 
+Anybody can have sessions remembered under claimed identities, which bind nothing; so these make room first, and
+verified owners only for each other.
+
 A session is bound to its principal when the server names it in the answer to ``initialize``; one that is first seen
 later (after a restart) is bound to the principal that shows it, once the server has taken it. A claimed identity is
 free to change with every call, so that a change of it proves nothing: it is no reason to refuse, and binds nothing
@@ -34,24 +37,29 @@ class Owners:
     def __init__(self, most: int, idle: float) -> None:
         self._most = most
         self._idle = idle
-        self._owners: dict[str, Owner] = {}
+        self._verified: dict[str, Owner] = {}
+        self._claimed: dict[str, Owner] = {}
         self._clients: dict[tuple[str, ...], Mapping[str, str]] = {}
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return len(self._verified) + len(self._claimed)
 
     def owner(self, key: str, now: float) -> Owner | None:
         """``now`` in monotonic seconds."""
-        found = self._owners.get(key)
+        owners = self._verified
+        found = owners.get(key)
         if found is None:
-            return None
+            owners = self._claimed
+            found = owners.get(key)
+            if found is None:
+                return None
         age = now - found.used
         if age > TOUCH:
-            del self._owners[key]
+            del owners[key]
             if age > self._idle:
                 return None
             found = found._replace(used=now)
-            self._owners[key] = found
+            owners[key] = found
         return found
 
     def foreign(self, key: str, principal: Principal, now: float) -> bool:
@@ -66,22 +74,35 @@ class Owners:
         found = self.owner(key, now)
         if found is not None and (found.verified or not principal.verified):
             if client and not found.client:
-                self._owners[key] = found._replace(client=self._shared(client))
+                owners = self._verified if found.verified else self._claimed
+                owners[key] = found._replace(client=self._shared(client))
             return
-        if found is None:
-            self._expire(now)
-        self._owners[key] = Owner(intern(principal.id), principal.verified, now, self._shared(client))
+        self._claimed.pop(key, None)
+        self._expire(now)
+        if not self._room(verified=principal.verified):
+            return
+        owners = self._verified if principal.verified else self._claimed
+        owners[key] = Owner(intern(principal.id), principal.verified, now, self._shared(client))
 
     def end(self, key: str) -> None:
-        self._owners.pop(key, None)
+        self._verified.pop(key, None)
+        self._claimed.pop(key, None)
 
     def _expire(self, now: float) -> None:
-        """The dictionary is in order of use: the oldest come first."""
-        while self._owners:
-            key = next(iter(self._owners))
-            if len(self._owners) < self._most and now - self._owners[key].used <= self._idle:
-                return
-            del self._owners[key]
+        """Forget what was idle too long. Dictionaries are in order of use: the oldest come first."""
+        for owners in (self._claimed, self._verified):
+            while owners and now - owners[next(iter(owners))].used > self._idle:
+                del owners[next(iter(owners))]
+
+    def _room(self, *, verified: bool) -> bool:
+        """Make room for one owner. False: it is full of verified owners, and a claimed one is not worth any of them."""
+        if len(self) < self._most:
+            return True
+        if self._claimed:
+            del self._claimed[next(iter(self._claimed))]
+        elif verified:
+            del self._verified[next(iter(self._verified))]
+        return len(self) < self._most
 
     def _shared(self, client: Mapping[str, str]) -> Mapping[str, str]:
         """One object for all sessions of one client program."""

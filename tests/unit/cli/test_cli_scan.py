@@ -70,6 +70,15 @@ def test_the_starter_policy_does_what_it_says(run: Run, stdio: Stdio, tmp_path: 
     assert decided("create_other") == ("Deny", "CatalogueUnknown")
 
 
+def test_what_runs_whatever_it_is_given_starts_denied() -> None:
+    tools = ("execute_command", "run_shell", "start_job", "get_item")
+    [policy] = require(starter_policy(Listing(tuple(ToolInfo(n, {"type": "object"}) for n in tools)), "x"), "p.yaml")
+    rules = {rule.name: rule for rule in policy.spec.rules}
+    denied = rules["not-before-a-look"]
+    assert (denied.action, denied.match.tools) == ("Deny", ("execute_command", "run_shell"))
+    assert rules["change-a-little"].match.tools == ("start_job",)
+
+
 def test_scan_replaces_a_file_only_if_told(run: Run, stdio: Stdio, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("mine")

@@ -25,7 +25,7 @@ from toolpolicy.sidecar.audit import chain as chain_module
 from toolpolicy.sidecar.audit.keys import KeyFault, read_key
 from toolpolicy.sidecar.audit.redact import redact
 from toolpolicy.sidecar.audit.sinks import AuditUnwritable, FileSink, StreamSink, Written
-from toolpolicy.sidecar.audit.verify import Head, parse_head
+from toolpolicy.sidecar.audit.verify import Head, Verifier, parse_head
 from toolpolicy.sidecar.interfaces import AuditEntry
 from toolpolicy.sidecar.settings import Settings
 
@@ -328,6 +328,19 @@ def test_rotation_carries_the_chain_into_the_new_file(tmp_path: Path) -> None:
     assert [r["seq"] for r in read(path)] == [4, 5]
     assert verify([*old.read_bytes().splitlines(True), *path.read_bytes().splitlines(True)], KEY).ok
     assert found(check(path)) == [(1, "missing")]
+
+
+def test_a_file_that_is_no_audit_log_is_one_finding(tmp_path: Path) -> None:
+    path, other = tmp_path / "audit.log", tmp_path / "README.md"
+    write(path, 2)
+    other.write_text("# Read me\n" * 500)
+    assert found(check(other)) == [(1, "garbage")]
+    assert "none of its 500 lines" in check(other).findings[0].message
+    verifier = Verifier([KEY])
+    for file in (path, other):
+        with file.open("rb") as lines:
+            verifier.file(file.name, lines)
+    assert [(f.file, f.what) for f in verifier.result().findings] == [("README.md", "garbage")]
 
 
 def test_a_file_that_was_not_renamed_is_left_as_it_is(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from toolpolicy.sidecar import settings as module
 from toolpolicy.sidecar.settings import FIELDS, Settings, SettingsError, from_environ, reference, variable
+from toolpolicy.sidecar.target import parse_servers
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 
@@ -143,3 +144,29 @@ def test_options_of_the_command_line_are_the_base() -> None:
 @pytest.mark.parametrize("name", ["TOOLPOLICY_CACHE", "TOOLPOLICY_DEBUG"])
 def test_variables_of_other_parts_are_no_settings(name: str) -> None:
     assert from_environ({name: "1"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("15771", "expected LISTENPORT=TARGETPORT"),
+        ("15771=", "expected LISTENPORT=TARGETPORT"),
+        ("15771=8000,", "expected LISTENPORT=TARGETPORT"),
+        ("0=8000", "expected LISTENPORT=TARGETPORT"),
+        ("15771=80000", "expected LISTENPORT=TARGETPORT"),
+        ("15771=8000=1", "expected LISTENPORT=TARGETPORT"),
+        ("15771=http://x", "expected LISTENPORT=TARGETPORT"),
+        ("15771=8000,15771=9000", "port 15771 is given twice"),
+        ("15771=8000,15773=8000", "port 8000 is given twice"),
+        ("15771=8000,8000=9000", "port 8000 is listened at and a server's"),
+        (",".join(f"{n}={n + 1000}" for n in range(1, 18)), "17 servers are more than 16"),
+    ],
+)
+def test_servers_that_cannot_be_meant(text: str, words: str) -> None:
+    with pytest.raises(SettingsError) as fault:
+        from_environ({"TOOLPOLICY_SERVERS": text})
+    assert [p for p in fault.value.problems if p.startswith("TOOLPOLICY_SERVERS: ") and words in p]
+
+
+def test_servers_are_pairs_of_ports() -> None:
+    assert parse_servers("15771=8000, 15773=9000") == ((15771, 8000), (15773, 9000))

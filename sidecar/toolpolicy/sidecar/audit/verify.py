@@ -77,17 +77,24 @@ class Verifier:
 
     def file(self, name: str, lines: Iterable[bytes]) -> None:
         """Read one file's lines (with their line feeds)."""
+        self._flush_garbage()
         self._file, self._line = name, 0
+        before, records = len(self._findings), 0
         for line in lines:
             self._line += 1
-            self._take(line)
+            records += self._take(line)
+        if not records and self._line > 1:
+            del self._findings[before:]
+            self._garbage = None
+            self._find("garbage", f"this is no audit log: none of its {self._line:,} lines is an audit record", 1)
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes) -> bool:
+        """Whether the line is a record."""
         record = chain.parse(line.removesuffix(b"\n"))
         if record is None or not line.endswith(b"\n"):
             self._flush_garbage()
             self._garbage = (self._line, len(line.rstrip(b"\n")))
-            return
+            return False
         if self._garbage is not None and record.kind == "start" and record.fields.get("torn") == self._garbage[1]:
             at, size = self._garbage
             self._garbage = None
@@ -102,6 +109,7 @@ class Verifier:
             state.seq, state.mac = record.seq, record.mac
         else:
             self._check(record, state, state.key)
+        return True
 
     def _begin(self, record: chain.Record) -> ChainState:
         """A chain's first line: it names its key; where that line is gone, the key that fits is the one."""

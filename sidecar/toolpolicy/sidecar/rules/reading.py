@@ -40,3 +40,17 @@ def _drain(handle: int, name: str | Path, budget: int) -> bytes:
 
 def fault(file: str | Path, message: str) -> Problem:
     return Problem(str(file), 0, 0, "", message, code="rules")
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        s = path.stat()
+    except OSError:
+        return None
+    return (s.st_dev, s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_size)
+
+
+def replaced(before: object, after: object) -> bool:
+    """Whether an :func:`identity` is of another inode than the one before."""
+    return isinstance(before, tuple) and isinstance(after, tuple) and before[:2] != after[:2]

@@ -87,6 +87,7 @@ class _Watched(ABC):
     def __init__(self, interval: float = 0.25, max_bytes: int = MAX_BYTES) -> None:
         self.current: RuleSet | None = None
         self.status = RulesStatus()
+        self._quiet = False
         self._interval = interval
         self._max_bytes = max_bytes
         self._subscribers: list[Callable[[], None]] = []
@@ -103,8 +104,9 @@ class _Watched(ABC):
         self._seen = None
         self._poked.set()
 
-    async def load(self) -> RulesStatus:
-        """Look once, and load what changed. Never raises for a bad set: the status says it."""
+    async def load(self, *, quiet: bool = False) -> RulesStatus:
+        """Look once, and load what changed. Raises nothing for a bad set: status and (not if ``quiet``) log say it."""
+        self._quiet = quiet
         async with self._lock:
             for _ in range(3):  # what changes while it is read is read again
                 fingerprint = self._look()
@@ -179,6 +181,8 @@ class _Watched(ABC):
         self.status = replace(
             self.status, failures=self.status.failures + 1, problems=tuple(problems), failed_at=time.time()
         )
+        if self._quiet:
+            return
         kept = (
             f"revision {self.current.revision} stays in force"
             if self.current
@@ -209,14 +213,14 @@ class FileRules(_Watched):
         self._paths = tuple(Path(p) for p in paths)
 
     def _look(self) -> _Fingerprint:
-        return tuple(_identity(p) for p in self._paths)
+        return tuple(reading.identity(p) for p in self._paths)
 
     def _is_whole(self, fingerprint: _Fingerprint) -> bool:
         """True if every file that changed is another inode than before: renamed over, complete from the start."""
         before = self._seen
         if before is None or len(before) != len(fingerprint):
             return False
-        return all(_replaced(b, a) for b, a in zip(before, fingerprint, strict=True) if a != b)
+        return all(reading.replaced(b, a) for b, a in zip(before, fingerprint, strict=True) if a != b)
 
     def _read(self) -> _Candidate:
         return _read_plain(self._paths, self._max_bytes)
@@ -246,14 +250,14 @@ class DirectoryRules(_Watched):
         self._require_index = require_index
 
     def _look(self) -> _Fingerprint:
-        labels = _identity(self._labels_file) if self._labels_file else None
+        labels = reading.identity(self._labels_file) if self._labels_file else None
         try:
-            return ("link", str((self._path / DATA).readlink()), _identity(self._path / DATA), labels)
+            return ("link", str((self._path / DATA).readlink()), reading.identity(self._path / DATA), labels)
         except OSError:
             pass
         if self._has_index():
-            return ("index", _identity(self._path / INDEX), _identity(self._path), labels)
-        return ("plain", *((str(p), _identity(p)) for p in self._plain_files()))
+            return ("index", reading.identity(self._path / INDEX), reading.identity(self._path), labels)
+        return ("plain", *((str(p), reading.identity(p)) for p in self._plain_files()))
 
     def _is_whole(self, fingerprint: _Fingerprint) -> bool:
         return fingerprint[0] == "link"
@@ -389,18 +393,6 @@ def _settle_memory() -> None:
     """
     gc.collect(1)
     gc.freeze()
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    try:
-        s = path.stat()
-    except OSError:
-        return None
-    return (s.st_dev, s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_size)
-
-
-def _replaced(before: object, after: object) -> bool:
-    return isinstance(before, tuple) and isinstance(after, tuple) and before[:2] != after[:2]
 
 
 def _name_of(policy: Policy) -> str:
