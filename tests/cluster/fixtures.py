@@ -57,7 +57,7 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             programs()
         return keeper.obtain("control", os.environ[RUN])
     except (ClusterError, InstallError) as error:
-        pytest.fail(f"these tests need a Kubernetes API server: {error}", pytrace=False)
+        raise lacking("a Kubernetes API server", error) from None
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             images.prepare()
         return keeper.obtain("node", os.environ[RUN])
     except (ClusterError, InstallError) as error:
-        pytest.fail(f"these tests need a Kubernetes node: {error}", pytrace=False)
+        raise lacking("a Kubernetes node", error) from None
 
 
 @pytest.fixture
@@ -97,11 +97,16 @@ def own_control_plane(tmp_path: Path) -> Generator[tuple[ControlPlane, Component
     try:
         parts = Components(plan, programs())
     except (ClusterError, InstallError) as error:
-        pytest.fail(f"this test needs a Kubernetes API server: {error}", pytrace=False)
+        raise lacking("a Kubernetes API server", error) from None
     try:
         yield boot(plan, parts), parts
     finally:
         parts.close()
+
+
+def lacking(what: str, error: Exception) -> BaseException:
+    """A failure, not a skip: what can't be tried is not known to work."""
+    return pytest.fail.Exception(f"this test needs {what}: {error}", pytrace=False)
 
 
 def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:

@@ -26,7 +26,9 @@ def test_a_user_has_no_rights_but_those_bound(control_plane: ControlPlane, names
     assert who["status"]["userInfo"]["username"] == "alice"
     assert "reviewers" in who["status"]["userInfo"]["groups"]
     assert may("get") == "no"
-    control_plane.kubectl("create", "rolebinding", "x", "--clusterrole=view", "--group=reviewers", "-n", namespace)
+    here = ("-n", namespace)
+    control_plane.kubectl("create", "role", "reader", "--verb=get", "--resource=configmaps", *here)
+    control_plane.kubectl("create", "rolebinding", "readers", "--role=reader", "--group=reviewers", *here)
     assert may("get") == "yes"
     assert may("create") == "no"
 

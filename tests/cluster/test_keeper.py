@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.control import ClusterError, programs
+from cluster.fixtures import lacking
 from support.processes import Program
 from tools import environments
 from tools.environments import InstallError
@@ -36,7 +37,7 @@ def owner(tmp_path: Path) -> Generator[Program]:
     try:
         built = programs()
     except (ClusterError, InstallError) as error:
-        pytest.fail(f"this test needs a Kubernetes API server: {error}", pytrace=False)
+        raise lacking("a Kubernetes API server", error) from None
     env = {"PYTHONPATH": PATHS, "TMPDIR": str(tmp_path), "KUBEBUILDER_ASSETS": str(built)}
     with Program([sys.executable, "-c", OWNER], name="owner", env=env) as program:
         program.wait_until(program.output, "control plane", DEADLINE)

@@ -14,6 +14,7 @@ import pytest
 
 from cluster import images, node
 from cluster.control import ClusterError, programs
+from cluster.fixtures import lacking
 from cluster.test_keeper import PATHS, processes, until
 from support.processes import Program
 from tools.environments import InstallError
@@ -40,7 +41,7 @@ def test_a_killed_run_leaves_the_machine_as_it_was(tmp_path: Path) -> None:
         images.prepare()
         programs()
     except (ClusterError, InstallError) as error:
-        pytest.fail(f"this test needs a Kubernetes node: {error}", pytrace=False)
+        raise lacking("a Kubernetes node", error) from None
     before = machine()
     with Program(
         [sys.executable, "-c", OWNER], name="owner", env={"PYTHONPATH": PATHS, "TMPDIR": str(tmp_path)}
