@@ -82,6 +82,7 @@ class Rig:
     client: ControlClient
     health: Health
     catalogue: ToolCatalogue
+    listeners: list[tuple[str, int]]
 
     async def write(self, generation: int, **changes: Any) -> None:
         """New rules come by the volume, and are loaded."""
@@ -110,11 +111,12 @@ async def rig(folder: Path, operator: Operator | None = None, authority: pki.Aut
             pod_name="mcp-0",
             pod_uid="uid-0",
         )
-        reporter = Reporter(settings, rules, [catalogue], NoAuditLog())
+        listeners: list[tuple[str, int]] = []
+        reporter = Reporter(settings, rules, [catalogue], NoAuditLog(), lambda: listeners)
         reporting = start_reporting(settings, reporter, health, Metrics())
         rules.subscribe(reporting.poke)
         try:
-            yield Rig(operator, rules, volume, folder, reporting, health, catalogue)
+            yield Rig(operator, rules, volume, folder, reporting, health, catalogue, listeners)
         finally:
             await reporting.close()
 
@@ -169,6 +171,32 @@ async def test_tools_are_reported_as_they_are_classified(tmp_path: Path) -> None
         it.client.poke()
         report = await it.operator.until(lambda report: bool(report["tools"]))
     assert [(t["name"], t["category"]) for t in report["tools"]] == [("delete_study", "Destructive"), ("get", "Write")]
+
+
+@pytest.mark.asyncio
+async def test_a_socket_that_is_opened_later_is_reported_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolpolicy.sidecar.control.report.LOOK_SECONDS", 0.01)
+    async with rig(tmp_path) as it:
+        assert (await it.operator.next())[1]["listeners"] == []
+        it.listeners.append(("0.0.0.0", 9090))
+        report = await it.operator.until(lambda report: bool(report["listeners"]))
+    assert report["listeners"] == [{"address": "0.0.0.0", "port": 9090}]
+
+
+def test_looking_for_sockets_takes_little_of_the_time(tmp_path: Path) -> None:
+    now, looks = [0.0], [0]
+
+    def slow() -> list[tuple[str, int]]:
+        looks[0] += 1
+        now[0] += 0.5
+        return []
+
+    rules = DirectoryRules(tmp_path)
+    reporter = Reporter(Settings(), rules, [], NoAuditLog(), slow, clock=lambda: now[0])
+    for _ in range(1000):
+        reporter.urgent()
+        now[0] += 1.0
+    assert looks[0] <= 3
 
 
 @pytest.mark.asyncio

@@ -7,6 +7,7 @@ size: what does not fit is left out, tools first.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
@@ -23,6 +24,8 @@ MAX_TOOL_NAME = 256
 MAX_PROBLEMS = 50
 MAX_PROBLEM = 2000
 MAX_LISTENERS = 64
+LOOK_SECONDS = 2.0
+"""Between two looks at the pod's sockets."""
 
 Listener = tuple[str, int]
 """Address and port."""
@@ -52,21 +55,38 @@ class Reporter:
         catalogues: Sequence[ToolCatalogue],
         audit: AuditView,
         listeners: Callable[[], Iterable[Listener]] = tuple,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._rules = rules
         self._catalogues = catalogues
         self._audit = audit
         self._listeners = listeners
+        self._clock = clock
+        self._heard: list[Listener] = []
+        self._look_at = 0.0
         self._listed: tuple[tuple[int, ...], list[dict[str, str]]] = ((), [])
 
     def urgent(self) -> object:
         """What must not wait for the next report: compare it with what it was."""
+        if self._clock() >= self._look_at:
+            self._look()
         status = self._rules.status
-        return status.revision, status.problems
+        return status.revision, status.problems, tuple(self._heard)
+
+    def _look(self) -> None:
+        """Which sockets listen: a server starts after its sidecar, and may open one at any time. The table of sockets
+        is as long as the pod has connections, so looking takes a thousandth of the time at most.
+        """
+        began = self._clock()
+        self._heard = sorted(set(self._listeners()))[:MAX_LISTENERS]
+        now = self._clock()
+        self._look_at = now + max(LOOK_SECONDS, 1000 * (now - began))
 
     def compose(self) -> bytes:
         """The body of a report, as of now; at most :data:`MAX_BYTES`."""
+        self._look()
         said, tools = self._said(), self._tools()
         while True:
             body = json.dumps({**said, "tools": tools}, separators=(",", ":")).encode()
@@ -84,7 +104,7 @@ class Reporter:
             "epoch": current.epoch if current is not None else 0,
             "policies": _policies(cast(PolicySet, current.policies)) if current is not None else [],
             "problems": [problem[:MAX_PROBLEM] for problem in status.problems[:MAX_PROBLEMS]],
-            "listeners": [{"address": a, "port": p} for a, p in sorted(set(self._listeners()))[:MAX_LISTENERS]],
+            "listeners": [{"address": a, "port": p} for a, p in self._heard],
             "state": settings.state.partition(":")[0],
             "audit": {"head": f"{sequence}:{mac}", "chain": self._audit.chain},
         }
