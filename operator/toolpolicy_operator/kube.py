@@ -36,6 +36,8 @@ LIST_TIMEOUT = 60.0
 PAGE = 500
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 """RFC 7234, 5.5: code, agent, text."""
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _PATCHES = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -191,10 +193,14 @@ class Api:
             params["dryRun"] = "All"
         return await self.request("PATCH", path, obj, params=params, content_type=_PATCHES["apply"])
 
-    async def patch(self, path: str, patch: Object | list[Object], kind: str = "merge", **params: str) -> Object:
-        """A ``merge`` or ``json`` patch."""
-        query = {"fieldManager": FIELD_MANAGER, **params}
-        return await self.request("PATCH", path, patch, params=query, content_type=_PATCHES[kind])
+    async def patch(
+        self, path: str, patch: Object | list[Object], kind: str = "merge", *, metadata_only: bool = False
+    ) -> Object:
+        """A ``merge`` or ``json`` patch. With ``metadata_only`` the answer is a PartialObjectMetadata, a fraction of a
+        pod."""
+        query = {"fieldManager": FIELD_MANAGER}
+        accept = _METADATA if metadata_only else _JSON
+        return await self.request("PATCH", path, patch, params=query, content_type=_PATCHES[kind], accept=accept)
 
     async def delete(self, path: str, *, uid: str | None = None, resource_version: str | None = None) -> None:
         """Deletes, if it still is the object of this uid and version."""
@@ -208,12 +214,13 @@ class Api:
         body: object = None,
         *,
         params: dict[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        accept: str = _JSON,
         within: float = REQUEST_TIMEOUT,
     ) -> Object:
         """One request; ``path`` from ``/api…`` on. Raises :class:`ApiError`."""
         url = self.host + path + (f"?{urlencode(params)}" if params else "")
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
         authorization = await self._authorization()
         if authorization:
             headers["Authorization"] = authorization

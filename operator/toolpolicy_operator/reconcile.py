@@ -257,7 +257,7 @@ class Reconciler:
         what the kubelet looks at, not what it finds."""
         patch: Object = {"metadata": {"uid": pod.uid, "annotations": {names.RULES_ANNOTATION: revision}}}
         try:
-            await self._api.patch(api_path("v1", "pods", pod.namespace, pod.name), patch)
+            await self._api.patch(api_path("v1", "pods", pod.namespace, pod.name), patch, metadata_only=True)
         except ApiError as error:
             if not error.not_found and not error.conflict:
                 raise

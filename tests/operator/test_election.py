@@ -112,6 +112,14 @@ async def test_one_that_comes_back_after_its_deadline_does_not_write(server: Ser
     assert two.election.leading
 
 
+async def test_one_that_comes_back_and_was_not_missed_begins_a_new_term(server: Server) -> None:
+    one = Member(server, "one")
+    await one.turn()
+    await one.turn(60.0)
+    assert one.told == ["gained", "lost", "gained"]
+    assert one.election.epoch == 2
+
+
 async def test_a_holder_that_cannot_renew_stops_before_it_is_succeeded(server: Server) -> None:
     one = Member(server, "one")
     await one.turn()

@@ -45,6 +45,9 @@ class Cluster:
         if there is not None and asked != there["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict", "the object has been modified")
         self.version += 1
+        if there is not None:  # what another manager owns stays
+            others = {m["fieldsV1"]["f:data"].popitem()[0][2:] for m in there["metadata"]["managedFields"][1:]}
+            obj = {**obj, "data": {**obj["data"], **{k: there["data"][k] for k in others}}}
         fields: Obj = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:data": {}}}
         about: Obj = {"uid": f"uid-{self.version}", **obj["metadata"], "managedFields": [fields]}
         self.maps[path] = {**obj, "metadata": {**about, "resourceVersion": str(self.version)}}
