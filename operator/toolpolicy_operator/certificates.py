@@ -73,7 +73,7 @@ class Options:
     configuration: str = "toolpolicy"
     directory: Path | None = None
     interval: float = 10.0
-    publish_every: float = 60.0
+    publish_every: float = 20.0
 
 
 def service_names(service: str, namespace: str, more: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -263,16 +263,19 @@ class Certificates:
         last, now = self._published, self.now()
         if last is not None and last[0] == bundle and (now - last[1]).total_seconds() < self.options.publish_every:
             return True
-        self._published = None
+        self._published, complete = None, True
         for plural, kind in _CONFIGURATIONS.items():
             found = await self._configuration(plural)
+            # One that is not there yet, in the middle of an installation, is looked for again soon.
+            complete = complete and found is not None
             if found is None or _injected(found):
                 continue
             patch = ca_bundle_patch(found, kind, bundle)
             if patch is not None:
                 await self.api.apply(api_path(_REGISTRATION, plural, None, self.options.configuration), patch)
                 log.info("certificates: wrote caBundle of %s %s", kind, self.options.configuration)
-        self._published = (bundle, now)
+        if complete or not self.options.configuration:
+            self._published = (bundle, now)
         return True
 
     async def _configuration(self, plural: str) -> Object | None:

@@ -381,6 +381,20 @@ async def test_a_ca_bundle_that_someone_emptied_is_written_again() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_configuration_that_comes_later_is_written_at_the_next_look() -> None:
+    cluster, clock = Cluster(configured=False), Clock()
+    replica = Replica(cluster, clock)
+    replica.certificates.options = replace(replica.certificates.options, publish_every=1e9)
+    await replica.certificates.refresh()
+    cluster.objects |= Cluster().objects
+    await replica.certificates.refresh()
+    assert_trusted(cluster, [replica])
+    reads = cluster.reads
+    await replica.certificates.refresh()
+    assert cluster.reads == reads + 1, "the Secret; what was found right is not looked at each time"
+
+
+@pytest.mark.asyncio
 async def test_without_webhook_configurations_a_certificate_is_served_all_the_same() -> None:
     cluster, clock = Cluster(configured=False), Clock()
     replica = Replica(cluster, clock)

@@ -56,6 +56,13 @@ def test_no_webhook_stands_between_a_kubelet_and_its_status() -> None:
         assert not resources & {"*", "*/*", "pods/*", "pods/status", "pods/binding", "pods/eviction"}
 
 
+def test_the_operators_touch_of_pods_asks_nobody_since_the_guard_confines_it() -> None:
+    (webhook,) = [w for k, w in webhooks() if k.startswith("Validating") and w["name"].startswith("pods")]
+    (condition,) = webhook["matchConditions"]
+    assert OPERATOR in condition["expression"]
+    assert "request.operation == 'UPDATE'" in condition["expression"]
+
+
 def test_every_policy_of_the_guard_is_bound_denies_and_fails_closed() -> None:
     policies = {d["metadata"]["name"]: d for d in of_kind("ValidatingAdmissionPolicy")}
     bindings = {d["spec"]["policyName"]: d["spec"] for d in of_kind("ValidatingAdmissionPolicyBinding")}
