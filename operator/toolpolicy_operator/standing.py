@@ -99,9 +99,9 @@ def stand(situation: Situation) -> Standing:
 
 def state_of(pod: PodRecord, situation: Situation) -> PodState:
     """How a running pod stands to the policy."""
+    if names.INELIGIBLE_ANNOTATION in pod.annotations:
+        return PodState.INELIGIBLE  # whatever its containers are called
     if not pod.injected:
-        if names.INELIGIBLE_ANNOTATION in pod.annotations:
-            return PodState.INELIGIBLE
         if pod.opted_out:
             return PodState.OPTED_OUT
         return PodState.UNINJECTED if situation.enabled.get(pod.namespace) else PodState.NOT_ENABLED

@@ -184,6 +184,11 @@ CASES = [
         "False", "PartiallyEnforced", ["b can't be protected: HostNetwork"], (2, 1, 1, 0),
     ),
     Case(
+        "a pod let in without protection that has a container of the sidecar's name, and reports",
+        situation([pod("a"), pod("b", annotations={names.INELIGIBLE_ANNOTATION: "NameTaken"})], BOTH),
+        "False", "PartiallyEnforced", ["b can't be protected: NameTaken"], (2, 1, 1, 0),
+    ),
+    Case(
         "a pod opted out beside one that did not",
         situation([pod("a"), bare("b", labels={names.INJECTION_LABEL: names.DISABLED})], BOTH),
         "True", "Programmed", ["1 pod;", "1 pod opted out: b"], (2, 1, 1, 1),

@@ -21,9 +21,11 @@ from toolpolicy_operator.admission.review import BadReview, Object, Request, Rev
 from toolpolicy_operator.injection import guardrails, podview
 from toolpolicy_operator.injection.eligibility import Eligibility, Reason
 from toolpolicy_operator.injection.plan import Defaults, Plan, make_plan
-from toolpolicy_operator.injection.pod import Injection, treat, verify
+from toolpolicy_operator.injection.pod import Injection, restore, treat, verify
 
 LOOKUP_SECONDS = 1.0
+UNSELECTED = (Reason.NO_POLICY, Reason.OPTED_OUT)
+"""Rows of the table that leave a pod of an enabled namespace as it is."""
 WRITTEN_SECONDS = 3.0
 """How long a pod waits for its policies to be written; with the lookup less than the webhook's own deadline."""
 
@@ -98,6 +100,10 @@ async def mutate(
     except LookupFailed as problem:
         return _unreadable(body, problem)
     injection = treat(request.object, plan)
+    brought = names.INJECTED_ANNOTATION in podview.annotations_of(request.object)
+    if brought and injection.eligibility.reason in UNSELECTED:
+        # An older injection of a pod that was exported and is applied again; what else has our names is refused below.
+        injection = Injection(injection.eligibility, restore(request.object))
     if injection.eligibility.eligible and rules is not None:
         missing = await rules.missing(plan.namespace, plan.policies, WRITTEN_SECONDS)
         if missing:
@@ -126,6 +132,9 @@ async def validate_pod(
     except LookupFailed as problem:
         return _unreadable(body, problem)
     injection = verify(request.object, plan)
+    posing = _posing(request.object) if injection.eligibility.reason in UNSELECTED else None
+    if posing:
+        injection = Injection(posing, request.object)
     if injection.eligibility.eligible:
         loosened = _loosened(request.object, plan, selection)
         if loosened:
@@ -217,6 +226,21 @@ def _loosened(pod: Object, plan: Plan, selection: Selection) -> Eligibility | No
         kind, name = missing[0]
         message = f"the labels were changed after injection, and {kind} {name} would not hold for good"
     return Eligibility(False, Reason.ALTERED, message, refused=plan.enforced, unprotected=True)
+
+
+def _posing(pod: Object) -> Eligibility | None:
+    """A pod that gets no sidecar must not bring one of its own: a label added later would have a policy select it, and
+    its reports, by a genuine token of the pod, would pass for those of a sidecar.
+    """
+    found = [
+        f"{path}.name {c['name']}" for path, c in podview.all_containers(pod) if c["name"] in podview.OUR_CONTAINERS
+    ]
+    volumes = enumerate(podview.listed(podview.spec(pod), "volumes"))
+    found += [f"spec.volumes[{i}].name {v['name']}" for i, v in volumes if v["name"] in podview.OUR_VOLUMES]
+    if not found:
+        return None
+    message = f"{found[0]} is a name of toolpolicy's own, and this pod gets no sidecar: choose another"
+    return Eligibility(False, Reason.NAME_TAKEN, message, refused=True)
 
 
 def _validate_update(request: Request) -> Review:
