@@ -54,7 +54,7 @@ class Operator:
         try:
             self.program.wait_until(self._ready, "readiness", READY_DEADLINE)
         except BaseException:
-            self.program.stop()
+            self.__exit__()
             raise
         return self
 

@@ -21,11 +21,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 from cluster import node
@@ -115,9 +115,11 @@ def main(kind: str, folder: Path, owner_pid: int) -> None:
         os.dup2(log, descriptor)
     alive = (folder / "keeper.alive").open("w")
     fcntl.flock(alive, fcntl.LOCK_EX)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     _publish(folder, "keeper.pid", str(os.getpid()))
-    asked, asking = os.pipe()
-    signal.signal(signal.SIGTERM, _teller(asking))
+    # Also while a start takes long, or waits for another run's node.
+    threading.Thread(target=_interrupt_after, args=(owner,), daemon=True).start()
     stop: Stop | None = None
     try:
         try:
@@ -126,8 +128,13 @@ def main(kind: str, folder: Path, owner_pid: int) -> None:
         except Exception as error:  # the process edge: the tests that wait must hear of it
             traceback.print_exc()
             _publish(folder, "failed", f"{kind} did not start: {error}")
-        select.select([owner, asked], [], [])
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        pass
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if stop is not None:
             stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,11 +142,10 @@ def main(kind: str, folder: Path, owner_pid: int) -> None:
         _forget(folder.parent)
 
 
-def _teller(pipe: int) -> Callable[[int, FrameType | None], None]:
-    def tell(_signal: int, _frame: FrameType | None) -> None:
-        os.write(pipe, b".")
-
-    return tell
+def _interrupt_after(owner: int) -> None:
+    """SIGINT to ourselves once the process of pidfd ``owner`` is gone."""
+    select.select([owner], [], [])
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _publish(folder: Path, name: str, text: str) -> None:

@@ -123,6 +123,9 @@ def start(folder: Path) -> tuple[ControlPlane, Callable[[], None]]:
         said = logs(folder, limit=1500)
         stop()
         raise ClusterError(f"{error}\n{said}") from error
+    except BaseException:
+        stop()
+        raise
     return plane, stop
 
 

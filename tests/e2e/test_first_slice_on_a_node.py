@@ -5,15 +5,14 @@ allowed.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Generator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from cluster import images, privileges
+from cluster import pods, privileges
 from cluster.control import ControlPlane
 from cluster.fixtures import uncaptured
 from cluster.installation import ACCOUNT, Operator, documents, listed
@@ -47,64 +46,7 @@ def policy(namespace: str, delete: str) -> dict[str, Any]:
 
 def workload(namespace: str) -> list[dict[str, Any]]:
     """The MCP server with its Service, and a pod with a client."""
-    server = {
-        "name": "server",
-        "image": images.MCP,
-        "imagePullPolicy": "Never",
-        "command": ["python3", "/opt/mcp/server.py"],
-        "ports": [{"name": "mcp", "containerPort": 8000}],
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8000}, "periodSeconds": 1},
-    }
-    client = {
-        "name": "client",
-        "image": images.MCP,
-        "imagePullPolicy": "Never",
-        "command": ["/bin/sleep", "100000"],
-    }
-    return [
-        pod(namespace, "notes", server),
-        pod(namespace, "client", client),
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "notes", "namespace": namespace},
-            "spec": {"selector": {"app": "notes"}, "ports": [{"port": 80, "targetPort": 8000}]},
-        },
-    ]
-
-
-def pod(namespace: str, name: str, container: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
-        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
-    }
-
-
-class Client:
-    """The client's pod."""
-
-    def __init__(self, node: ControlPlane, namespace: str) -> None:
-        self.node = node
-        self.namespace = namespace
-
-    def call(self, url: str, *arguments: str) -> dict[str, Any]:
-        """What the client saw."""
-        done = self.node.kubectl(*self._command(url, *arguments))
-        return cast(dict[str, Any], json.loads(done.stdout.splitlines()[-1]))
-
-    def until_allowed(self, url: str, tool: str, arguments: str) -> subprocess.Popen[str]:
-        """A client that calls until it may; returns once it is at it."""
-        kubectl = [str(self.node.programs / "kubectl"), f"--kubeconfig={self.node.kubeconfig}"]
-        command = [*kubectl, *self._command(url, tool, arguments, "--until", "allowed", "--seconds", "60")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert "waiting" in process.stdout.readline()
-        return process
-
-    def _command(self, url: str, *arguments: str) -> list[str]:
-        return ["exec", "client", "-n", self.namespace, "--", "python3", "/opt/mcp/client.py", url, *arguments]
+    return [pods.server(namespace), pods.client(namespace), pods.service(namespace)]
 
 
 def test_a_rule_holds_for_a_pod_and_its_edit_for_the_next_call(
@@ -124,7 +66,7 @@ def test_a_rule_holds_for_a_pod_and_its_edit_for_the_next_call(
     injected = json.loads(node.kubectl("get", "pod", "notes", "-n", node_namespace, "-o", "json").stdout)
     assert [c["name"] for c in injected["spec"]["initContainers"]] == ["toolpolicy-redirect", "toolpolicy-sidecar"]
     service = node.kubectl("get", "service", "notes", "-n", node_namespace, "-o", "jsonpath={.spec.clusterIP}").stdout
-    client = Client(node, node_namespace)
+    client = pods.Client(node, node_namespace)
     for url in (f"http://{service}/mcp", f"http://{injected['status']['podIP']}:8000/mcp"):
         assert client.call(url, "read_note", '{"name": "n"}')["outcome"] == "allowed"
         denied = client.call(url, "delete_note", '{"name": "n"}')
