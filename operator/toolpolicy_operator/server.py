@@ -13,7 +13,6 @@ import asyncio
 import inspect
 import json
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -22,6 +21,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from toolpolicy_operator.listener import Listener
 from toolpolicy_operator.tls import ReloadingContext
 
 log = logging.getLogger(__name__)
@@ -41,15 +41,6 @@ MAX_READING = 48 * 1024 * 1024
 READ_SECONDS = 5.0
 DEADLINE_SECONDS = 4.5
 """The webhooks' timeout is 5 s; an answer after it helps nobody. The API server says its own with ``?timeout=``."""
-MAX_CONNECTIONS = 2048
-HANDSHAKE_SECONDS = 5.0
-KEEP_ALIVE_SECONDS = 180.0
-"""Longer than the 90 s of Go's client: the side that sends must be the one that closes, or a review meets a connection
-that is just being closed."""
-SILENT_SECONDS = 15.0
-"""A connection on which no request came by then is closed; the library would wait for the first one forever."""
-DRAIN_SECONDS = 10.0
-FAREWELL_SECONDS = 1.0
 
 
 class _Refused(Exception):
@@ -110,7 +101,7 @@ class Server:
         self._served = served
         self._tls = tls
         self._budget = Budget()
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self.ports: dict[str, int] = {}
         self.draining = False
 
@@ -125,7 +116,7 @@ class Server:
             for name, (address, application, context) in wanted.items():
                 if not address:
                     continue
-                listener = _Listener(application())
+                listener = Listener(application())
                 self._listeners.append(listener)
                 self.ports[name] = await listener.start(address, context)
         except (OSError, ValueError):
@@ -300,92 +291,3 @@ def _json(status: int, value: Any) -> web.Response:
 
 def _plain(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=text, headers={"Cache-Control": "no-store"})
-
-
-async def _gone(left: list[tuple[asyncio.BaseTransport, Any]]) -> None:
-    """Wait until closing connections, each with its socket, are closed; one whose peer does not end TLS in time is cut
-    off.
-    """
-    for _ in range(50):
-        left = [(transport, socket) for transport, socket in left if socket.fileno() != -1]
-        if not left:
-            return
-        await asyncio.sleep(FAREWELL_SECONDS / 50)
-    for transport, _ in left:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
-    await asyncio.sleep(0)
-
-
-class _Full(asyncio.Protocol):
-    """For a connection beyond the limit: closed at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
-class _Listener:
-    """One port of one application."""
-
-    def __init__(self, app: web.Application) -> None:
-        app.middlewares.insert(0, self._heard)
-        self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
-            shutdown_timeout=DRAIN_SECONDS,
-            lingering_time=2.0,
-        )
-        self._socket: asyncio.Server | None = None
-
-    async def start(self, address: str, context: ssl.SSLContext | None) -> int:
-        host, separator, port = address.rpartition(":")
-        if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"address {address!r}: expected HOST:PORT")
-        await self._runner.setup()
-        handlers = self._runner.server
-        assert handlers is not None
-
-        self._socket = await asyncio.get_running_loop().create_server(
-            lambda: self._accept(handlers),
-            host.strip("[]") or None,
-            int(port),
-            ssl=context,
-            backlog=512,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
-        )
-        return self._socket.sockets[0].getsockname()[1]
-
-    async def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        for timer in self._silent.values():
-            timer.cancel()
-        self._silent.clear()
-        connections = self._runner.server.connections if self._runner.server is not None else []
-        transports = [handler.transport for handler in connections if handler.transport is not None]
-        sockets = [(transport, transport.get_extra_info("socket")) for transport in transports]
-        await self._runner.cleanup()
-        await _gone([(transport, socket) for transport, socket in sockets if socket is not None])
-
-    def _accept(self, handlers: web.Server) -> asyncio.Protocol:
-        if len(handlers.connections) >= MAX_CONNECTIONS:
-            return _Full()
-        handler = handlers()
-        self._silent[handler] = asyncio.get_running_loop().call_later(SILENT_SECONDS, self._hang_up, handler)
-        return handler
-
-    def _hang_up(self, handler: web.RequestHandler) -> None:
-        self._silent.pop(handler, None)
-        handler.force_close()
-
-    @web.middleware
-    async def _heard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        timer = self._silent.pop(request.protocol, None)
-        if timer is not None:
-            timer.cancel()
-        return await handler(request)

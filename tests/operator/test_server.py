@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from toolpolicy_operator import listener as listener_module
 from toolpolicy_operator import server as server_module
 from toolpolicy_operator.pki import new_authority, new_leaf
 from toolpolicy_operator.server import Addresses, Readiness, Review, ReviewHandler, Served, Server, judged
@@ -259,17 +260,103 @@ async def test_control_routes_are_on_their_own_port_and_never_answer_with_a_trac
 
 
 @pytest.mark.asyncio
-async def test_a_silent_connection_is_closed_and_more_than_the_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "SILENT_SECONDS", 0.05)
+async def test_a_silent_connection_is_closed_and_one_that_no_other_can_make_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener_module, "SILENT_SECONDS", 0.05)
     async with running() as lab:
         port = lab.server.ports["admin"]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
-        monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 0)
+        monkeypatch.setattr(listener_module, "MAX_CONNECTIONS", 0)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
+
+
+class Kept:
+    """A plain connection to the admin port, kept open."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, lab: Running, source: str = "127.0.0.1") -> Kept:
+        port = lab.server.ports["admin"]
+        return cls(*await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)))
+
+    async def ask(self, path: str = "/healthz") -> tuple[int, bool]:
+        """The status, and whether the connection was said to be closed."""
+        self.writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode()
+        size = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("Content-Length:"))
+        await self.reader.readexactly(size)
+        return int(head.split()[1]), "Connection: close" in head
+
+    async def ended(self) -> bool:
+        try:
+            return await asyncio.wait_for(self.reader.read(), 10) == b""
+        except ConnectionResetError:
+            return True
+
+
+@pytest.mark.asyncio
+async def test_the_connection_idle_longest_makes_room_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "MAX_CONNECTIONS", 3)
+    async with running() as lab:
+        first, second, third = [await Kept.to(lab) for _ in range(3)]
+        for kept in (first, second, third, first):
+            assert await kept.ask() == (200, False)
+        new = await Kept.to(lab)
+        assert await new.ask() == (200, False)
+        assert await second.ended()
+        for kept in (first, third, new):
+            assert await kept.ask() == (200, False)
+            kept.writer.close()
+        second.writer.close()
+
+
+@pytest.mark.asyncio
+async def test_an_address_with_many_connections_takes_no_other_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "MAX_OF_ADDRESS", 2)
+    async with running() as lab:
+        api_server = await Kept.to(lab, "127.0.0.2")
+        assert await api_server.ask() == (200, False)
+        flood = [await Kept.to(lab) for _ in range(2)]
+        for kept in flood:
+            assert await kept.ask() == (200, False)
+        flood.append(await Kept.to(lab))
+        assert await flood[2].ask() == (200, False)
+        assert await flood[0].ended()
+        assert await api_server.ask() == (200, False)
+        for kept in (api_server, *flood):
+            kept.writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_place_is_free_again_when_its_connection_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "MAX_CONNECTIONS", 2)
+    async with running() as lab:
+        stays = await Kept.to(lab)
+        assert await stays.ask() == (200, False)
+        for _ in range(5):
+            # An error ends its connection: nobody holds a place by asking for nothing.
+            passing = await Kept.to(lab)
+            assert await passing.ask("/elsewhere") == (404, True)
+            assert await passing.ended()
+            passing.writer.close()
+        assert await stays.ask() == (200, False)
+        stays.writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_full_port_takes_reviews_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "MAX_CONNECTIONS", 1)
+    async with running() as lab:
+        _, idle = await asyncio.open_connection("127.0.0.1", lab.server.ports["webhooks"], ssl=lab.context)
+        assert (await lab.post(review()))[0] == 200
+        idle.transport.abort()
 
 
 @pytest.mark.asyncio
