@@ -108,6 +108,31 @@ def test_an_edit_that_nobody_has_seen_yet_is_not_in_force(settled: Scene) -> Non
     assert ["good", "Running", "0.1.0", "3-17", "Waiting"] in words(result.stdout)
 
 
+def test_a_pod_that_is_not_up_yet_is_no_success_and_waiting_is_for_it(scene: Scene) -> None:
+    scene.enable()
+    policy = scene.policy()
+    scene.rules(policy)
+    scene.status(policy, "Unknown", "NoMatchingPods", "no running pod matches the selector")
+    assert scene.run("status", "imaging").exit_code == 0
+    waited = scene.run("status", "--wait=10ms", "imaging")
+    assert (waited.exit_code, waited.stderr) == (1, "not in force after 10ms\n"), "nothing is in force yet"
+    scene.pod("good", policy)
+    pending = json.dumps({"status": {"phase": "Pending"}})
+    scene.kubectl("patch", "pod", "good", "--subresource=status", "--type=merge", "-p", pending)
+    result = scene.run("status", "imaging")
+    assert result.exit_code == 1
+    assert f"pod good is Pending: kubectl describe pod good -n {scene.namespace}" in result.stdout
+    assert json.loads(scene.run("status", "-o", "json").stdout)["policies"][0]["good"] is False
+
+
+def test_wait_takes_its_time_after_an_equals_sign_alone(settled: Scene) -> None:
+    assert settled.run("status", "--wait", "imaging").exit_code == 0
+    assert settled.run("status", "imaging", "--wait=2m").exit_code == 0
+    result = settled.run("status", "imaging", "--wait=soon")
+    assert result.exit_code == 2
+    assert "For example: --wait=90s" in result.stderr
+
+
 def test_what_is_not_there_is_said_and_exits_with_2(scene: Scene) -> None:
     assert scene.run("status").exit_code == 0
     for arguments, said in (

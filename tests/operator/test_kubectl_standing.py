@@ -9,6 +9,7 @@ import pytest
 
 from toolpolicy_operator import names
 from toolpolicy_operator.kube import Object
+from toolpolicy_operator.kubectl import waiting
 from toolpolicy_operator.kubectl.podstory import tell
 from toolpolicy_operator.kubectl.standing import policy_line
 from toolpolicy_operator.records import Kind
@@ -22,6 +23,11 @@ def status(reason: str = "Programmed", generation: int = 2, **extra: Any) -> Obj
     enforced = {"type": "Enforced", "status": "True", "reason": reason, "message": "m"}
     counts = {"selected": 1, "injected": 1, "current": 1}
     return {"observedGeneration": generation, "conditions": [enforced], "pods": counts, **extra}
+
+
+def unknown(reason: str) -> Object:
+    enforced = {"type": "Enforced", "status": "Unknown", "reason": reason, "message": "m"}
+    return {**status(), "conditions": [enforced]}
 
 
 def pod(spec: Object = INJECTED, *, phase: str = "Running", **metadata: Any) -> Object:
@@ -65,7 +71,12 @@ def told(policy_status: Object, given: Object, *, enabled: bool = True, cluster:
         (status(podsBehind=["other"]), pod(), True, "Current", True),
         (status(podsBehind=[f"p{i}" for i in range(100)]), pod(), True, "Unknown", True),
         ({**status(), "pods": {}}, pod(), True, "Unknown", True),
-        (status(), pod(phase="Pending"), True, "NotRunning", True),
+        (status(), pod(phase="Pending"), True, "NotRunning", False),
+        (status("NoMatchingPods"), pod(phase="Pending"), True, "NotRunning", False),
+        (unknown("NoMatchingPods"), pod(), True, "Current", False),
+        (unknown("NoMatchingPods"), pod(deletionTimestamp="2026-01-01T00:00:00Z"), True, "NotRunning", True),
+        (unknown("NoMatchingPods"), pod(phase="Succeeded"), True, "", True),
+        (unknown("WaitingForReports"), pod(), True, "Current", False),
         (status(), pod(deletionTimestamp="2026-01-01T00:00:00Z"), True, "NotRunning", True),
         (status(), pod(phase="Succeeded"), True, "", True),
         (status(), pod(PLAIN), True, "Uninjected", True),
@@ -91,3 +102,16 @@ def test_a_namespace_that_can_not_be_read_is_taken_to_be_enabled() -> None:
     story = tell(pod(PLAIN), store)
     assert (story.injected, story.reason) == (False, "NoPolicy")
     json.dumps(story.as_json())
+
+
+@pytest.mark.asyncio
+async def test_waiting_ends_with_the_first_answer_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "INTERVAL", 0.0)
+    answers = iter(range(10))
+
+    async def read() -> int:
+        return next(answers)
+
+    assert await waiting.until(read, lambda found: found == 3, 3600.0) == 3
+    assert await waiting.until(read, lambda found: found == 9, None) == 4, "without --wait it asks once"
+    assert await waiting.until(read, lambda found: found == 9, 0.0) == 5, "the time is up"

@@ -15,11 +15,12 @@ from toolpolicy_operator import names
 from toolpolicy_operator.configmap import written
 from toolpolicy_operator.kube import Object
 from toolpolicy_operator.records import Kind, PodRecord, PolicyRecord
-from toolpolicy_operator.standing import PodState
+from toolpolicy_operator.standing import PodState, not_intercepted
 from toolpolicy_operator.store import Store
 from toolpolicy_operator.verdicts import Reason
 
 NOT_RUNNING = "NotRunning"
+_TERMINATING = "Terminating"
 UNTOLD = "Unknown"
 """Of a pod with a sidecar, while the operator has said nothing about this generation."""
 
@@ -36,6 +37,11 @@ class PodLine:
     sidecar: str
     rules: str
     state: str
+
+    @property
+    def present(self) -> bool:
+        """It runs, or is to run: it is not on its way out."""
+        return self.phase != _TERMINATING
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +76,18 @@ class PolicyLine:
 
     @property
     def good(self) -> bool:
-        """It is in force wherever it has pods."""
-        return self.current and (
-            self.enforced.get("status") == "True" or self.enforced.get("reason") == "NoMatchingPods"
-        )
+        """It is in force wherever it has pods, and none of them is still to come."""
+        return self.current and not self.pending and (self.enforced.get("status") == "True" or self.idle)
+
+    @property
+    def idle(self) -> bool:
+        """It has no pods: nothing is enforced, and nothing is wanting."""
+        return self.enforced.get("reason") == Reason.NO_MATCHING_PODS and not any(p.present for p in self.pods)
+
+    @property
+    def pending(self) -> tuple[PodLine, ...]:
+        """Pods that do not run yet: nothing is known of what will judge their calls."""
+        return tuple(p for p in self.pods if p.present and p.state == NOT_RUNNING)
 
 
 def policy_line(policy: Object, store: Store) -> PolicyLine | None:
@@ -105,7 +119,7 @@ def pod_line(pod: PodRecord, policy: PolicyRecord, status: Object, store: Store)
     return PodLine(
         namespace=pod.namespace,
         name=pod.name,
-        phase="Terminating" if pod.deleting else pod.phase,
+        phase=_TERMINATING if pod.deleting else pod.phase,
         sidecar=pod.annotations.get(names.INJECTED_ANNOTATION, "yes") if pod.injected else "none",
         rules=pod.annotations.get(names.RULES_ANNOTATION, "-") if pod.injected else "-",
         state=pod_state(pod, policy, status, store),
@@ -118,6 +132,8 @@ def pod_state(pod: PodRecord, policy: PolicyRecord, status: Object, store: Store
         return NOT_RUNNING
     if not pod.injected:
         return _without_sidecar(pod, store)
+    if not_intercepted(pod, policy) is not None:
+        return PodState.OUTDATED
     known = pod.name if policy.namespace is not None else f"{pod.namespace}/{pod.name}"
     if status.get("observedGeneration") != policy.generation:
         return PodState.WAITING
