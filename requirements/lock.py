@@ -28,10 +28,7 @@ def main(names: list[str]) -> int:
     if uv is None:
         sys.stderr.write("lock.py needs uv: run 'pip install uv' in an environment on the PATH\n")
         return 2
-    known = sorted(
-        (file.stem for file in FOLDER.glob("*.in")),
-        key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name),
-    )
+    known = sorted((file.stem for file in FOLDER.glob("*.in")), key=_place)
     unknown = sorted(set(names) - set(known))
     if unknown:
         sys.stderr.write(f"no such set: {', '.join(unknown)}; there are {', '.join(known)}\n")

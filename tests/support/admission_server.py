@@ -86,7 +86,7 @@ def serving(handlers: Mapping[str, Handler]) -> Generator[Webhook]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
+        def log_message(self, format: str, *args: Any) -> None:
             """Not on the terminal of the tests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
