@@ -18,6 +18,7 @@ from toolpolicy_operator.admission import policies as policy_admission
 from toolpolicy_operator.admission import rollout as rollout_admission
 from toolpolicy_operator.admission.lookup import ApiLookup
 from toolpolicy_operator.admission.written import WrittenRules
+from toolpolicy_operator.canonical import digest
 from toolpolicy_operator.certificates import CERT_MANAGER_DIRECTORY, Certificates, Options, service_names
 from toolpolicy_operator.control.app import ControlApi
 from toolpolicy_operator.control.metrics import ControlMetrics
@@ -33,7 +34,7 @@ from toolpolicy_operator.kube import Api, Object
 from toolpolicy_operator.lookup import ApiServices
 from toolpolicy_operator.metrics import Metrics
 from toolpolicy_operator.reconcile import Reconciler
-from toolpolicy_operator.records import Kind, PolicyRecord, digest
+from toolpolicy_operator.records import Kind, PolicyRecord
 from toolpolicy_operator.rollout import Rollout
 from toolpolicy_operator.rotation import Terms
 from toolpolicy_operator.server import Addresses, Review, ReviewHandler, Served, Server

@@ -9,13 +9,18 @@ way fails) without a reload in the pods.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
+from toolpolicy.policy.load import load_object
 from toolpolicy.policy.rulesindex import Index, IndexFault, parse_index
 from toolpolicy_operator import names
+from toolpolicy_operator.binding import Binding, bound
+from toolpolicy_operator.canonical import canonical, digest
 from toolpolicy_operator.kube import POLICIES_API, Object
-from toolpolicy_operator.records import NamespaceRecord, PolicyRecord, RulesRecord, canonical, digest
+from toolpolicy_operator.records import NamespaceRecord, PolicyRecord, RulesRecord
 
 MAX_CONFIGMAP = 1024 * 1024
 """Bytes that a ConfigMap holds. Admission lets in less (``admission/sizes.py``); a namespace whose labels change may
@@ -67,16 +72,14 @@ def key_of(record: PolicyRecord) -> str:
 
 
 def contents(records: Iterable[PolicyRecord], ca: str | None) -> Contents:
-    """The contents for these policies. Invalid ones are left out."""
+    """The contents for these policies; of one that is invalid, what is in force in its place."""
     entries: dict[str, Object] = {}
     files: dict[str, bytes] = {}
     for record in records:
-        if record.policy is None:
-            continue
         key = key_of(record)
         entry: Object = {
             "digest": record.digest, "kind": record.kind, "name": record.name,
-            "uid": record.uid, "generation": record.generation,
+            "uid": record.uid, "generation": record.binding.policy.metadata.generation,
         }  # fmt: skip
         entries[key] = {**entry, "namespace": record.namespace} if record.namespace else entry
         files[key] = record.manifest
@@ -89,6 +92,29 @@ def written(current: RulesRecord | None) -> Written:
         return Written(parse_index(current.index) if current is not None and current.index else None)
     except IndexFault:
         return Written(None)
+
+
+def older(record: PolicyRecord, current: RulesRecord | None) -> bool:
+    """Whether the index that is there names another generation of this very policy."""
+    index = written(current).index
+    entries = index.entries if index is not None else ()
+    return any(e.key == key_of(record) and e.uid == record.uid and e.generation != record.generation for e in entries)
+
+
+def kept(record: PolicyRecord, obj: Object) -> Binding | None:
+    """The policy as the ConfigMap has it; None where that is not valid, or not of this policy."""
+    try:
+        found: object = json.loads(obj["data"][key_of(record)])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    manifest = cast("Object", found)
+    policy, _ = load_object(manifest, names.RULES_CONFIGMAP)
+    mine = policy is not None and (policy.kind, policy.metadata.namespace, policy.metadata.name, policy.metadata.uid)
+    if policy is None or mine != (record.kind, record.namespace, record.name, record.uid):
+        return None
+    return bound(policy, manifest)
 
 
 def holds(wanted: Contents, current: RulesRecord) -> bool:

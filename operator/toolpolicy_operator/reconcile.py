@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
 from toolpolicy_operator import configmap, names, tasks
@@ -147,7 +147,23 @@ class Reconciler:
         ca = self._ca()
         if ca is None:
             raise ApiError(0, "NoCA", "the control API has no certificate yet")
+        if await self._recovered(records, current):
+            records = self._store.policies_of(space)
         await self._write_rules(namespace, current, configmap.contents(records, ca))
+
+    async def _recovered(self, records: Sequence[PolicyRecord], current: RulesRecord | None) -> bool:
+        """Whether the rules as they were written before this operator started hold an older, valid generation of a
+        policy that is invalid now: that stays in force then, in place of a stand-in.
+        """
+        wanting = [r for r in records if r.binding.stand_in and configmap.older(r, current)]
+        if not wanting or current is None:
+            return False
+        there = await self._api.get(_rules_path(current.namespace))
+        adopted = False
+        for record in wanting:
+            binding = configmap.kept(record, there)
+            adopted = (binding is not None and self._store.adopt(record, binding)) or adopted
+        return adopted
 
     async def _remove_rules(self, current: RulesRecord | None) -> None:
         """No pod of ours runs in the namespace, and none is to come."""

@@ -5,7 +5,6 @@ megabytes. Pure: from an object as the API sends it to a frozen record.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from toolpolicy.policy.errors import Problem
 from toolpolicy.policy.load import load_object
 from toolpolicy.policy.model import Policy
 from toolpolicy_operator import names
+from toolpolicy_operator.binding import Binding, bound, stand_in
+from toolpolicy_operator.canonical import digest
 from toolpolicy_operator.kube import POLICIES_API, Object
 
 Labels = Mapping[str, str]
@@ -37,7 +38,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicyRecord:
-    """A ToolPolicy or ClusterToolPolicy. ``policy`` is None where it is invalid; ``problems`` then say why."""
+    """A ToolPolicy or ClusterToolPolicy. ``policy`` is None where it is invalid; ``problems`` then say why, and
+    ``binding`` is what is in force in its place. Both are one policy where it is valid.
+    """
 
     kind: str
     namespace: str | None
@@ -46,10 +49,8 @@ class PolicyRecord:
     version: int
     generation: int
     policy: Policy | None = field(repr=False)
+    binding: Binding = field(repr=False)
     problems: tuple[Problem, ...] = ()
-    manifest: bytes = field(default=b"", repr=False)
-    """The manifest as it goes to the sidecars, canonical JSON."""
-    digest: str = ""
     status: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     annotations: Labels = field(default_factory=dict[str, str], repr=False)
     written: str = ""
@@ -58,6 +59,15 @@ class PolicyRecord:
     @property
     def key(self) -> tuple[str | None, str]:
         return self.namespace, self.name
+
+    @property
+    def manifest(self) -> bytes:
+        """As it goes to the sidecars, canonical JSON."""
+        return self.binding.manifest
+
+    @property
+    def digest(self) -> str:
+        return self.binding.digest
 
     @property
     def reference(self) -> Object:
@@ -191,18 +201,23 @@ def policy_record(kind: Kind, obj: Object, known: PolicyRecord | None = None) ->
     status, annotations = _mapping(obj.get("status")), _ours(metadata)
     if known is not None and (known.uid, known.generation) == (uid, generation):
         return PolicyRecord(
-            known.kind, namespace, name, uid, version, generation, known.policy, known.problems,
-            known.manifest, known.digest, status, annotations, known.written,
+            known.kind, namespace, name, uid, version, generation, known.policy, known.binding, known.problems,
+            status, annotations, known.written,
         )  # fmt: skip
     meta: Object = {"name": name, "uid": uid, "generation": generation}
     if namespace:
         meta["namespace"] = namespace
     manifest: Object = {"apiVersion": POLICIES_API, "kind": kind.value, "metadata": meta, "spec": obj.get("spec")}
     policy, problems = load_object(manifest, f"{kind.value} {namespace + '/' if namespace else ''}{name}")
-    raw = canonical(manifest)
+    if policy is not None:
+        binding = bound(policy, manifest)
+    elif known is not None and known.uid == uid and not known.binding.stand_in:
+        binding = known.binding
+    else:
+        binding = stand_in(manifest)
     return PolicyRecord(
-        kind.value, namespace, name, uid, version, generation, policy, tuple(problems),
-        raw, digest(raw), status, annotations, _written(metadata),
+        kind.value, namespace, name, uid, version, generation, policy, binding, tuple(problems),
+        status, annotations, _written(metadata),
     )  # fmt: skip
 
 
@@ -254,15 +269,6 @@ def rules_record(obj: Object) -> RulesRecord:
         foreign=_foreign(metadata),
         terminating=bool(metadata.get("deletionTimestamp")),
     )
-
-
-def canonical(value: object) -> bytes:
-    """JSON without spaces, its keys in order: the same content is the same bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def digest(raw: bytes) -> str:
-    return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
 def _written(metadata: Object) -> str:

@@ -16,9 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from toolpolicy.policy.status import Condition, Pods, Status
+from toolpolicy_operator.binding import in_place
 from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.records import PolicyRecord
-from toolpolicy_operator.standing import STALE, PodState, Situation, Standing, stand
+from toolpolicy_operator.standing import NEEDS_RESTART, STALE, PodState, Situation, Standing, stand
 from toolpolicy_operator.store import Store
 from toolpolicy_operator.verdicts import Reason, Verdict, accept, invalid, judge, pod_name
 
@@ -72,7 +73,7 @@ def assess(situation: Situation) -> Assessment:
     before = stored(record.status)
     if record.policy is None:
         verdict = Verdict("False", Reason.INVALID, invalid(record.problems))
-        why = "is not enforced: the policy is invalid (see Accepted); no sidecar gets it until it is corrected"
+        why = f"the policy is invalid (see Accepted): {in_place(record.binding)} until it is corrected"
         conditions = (
             _condition(ACCEPTED, verdict, situation, before),
             _condition(ENFORCED, Verdict("False", Reason.INVALID, why), situation, before),
@@ -89,7 +90,7 @@ def assess(situation: Situation) -> Assessment:
         condition, again = _condition(ENFORCED, enforced, situation, before), _next_change(standing)
         late = standing.pods(PodState.WAITING, PodState.BEHIND, PodState.TROUBLED)
         behind = tuple(sorted(pod_name(pod, record.policy) for pod in late)[:_NAMED])
-    restart = sorted(pod_name(pod, record.policy) for pod in standing.pods(PodState.UNINJECTED))
+    restart = sorted(pod_name(pod, record.policy) for pod in standing.pods(*NEEDS_RESTART))
     accepted = accept(record.policy, situation.too_large)
     status = Status(
         observed_generation=record.generation,
@@ -130,7 +131,7 @@ def _next_change(standing: Standing) -> float | None:
 
 
 def _counts(standing: Standing) -> Pods:
-    injected = standing.pods(PodState.CURRENT, PodState.WAITING, PodState.BEHIND, PodState.TROUBLED)
+    injected = standing.pods(PodState.CURRENT, PodState.WAITING, PodState.BEHIND, PodState.TROUBLED, PodState.OUTDATED)
     return Pods(
         selected=len(standing.selected),
         injected=len(injected),

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from toolpolicy_operator import rollout, tasks
+from toolpolicy_operator.canonical import canonical
 from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.kube import POLICIES_API, Api, Object, policy_path
-from toolpolicy_operator.records import Kind, PolicyRecord, canonical
+from toolpolicy_operator.records import Kind, PolicyRecord
 from toolpolicy_operator.standing import Situation
 from toolpolicy_operator.status import Assessment, assess, gather
 from toolpolicy_operator.store import Store

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from toolpolicy.policy.model import ClusterToolPolicy, Policy
 from toolpolicy.policy.selection import matches
 from toolpolicy_operator import names
+from toolpolicy_operator.binding import Binding
 from toolpolicy_operator.kube import Listing, Object
 from toolpolicy_operator.records import (
     Kind,
@@ -74,6 +75,18 @@ class Store:
             self._in_namespace[kind][key[0]][key[1]] = new
         self._count_pod(known, new)
         self._tell(Change(kind, known, new))
+        return True
+
+    def adopt(self, found: PolicyRecord, binding: Binding) -> bool:
+        """What is in force for an invalid policy. False if the policy is another by now."""
+        kind = Kind(found.kind)
+        if self._records[kind].get(found.key) is not found:
+            return False
+        new = replace(found, binding=binding)
+        self._records[kind][found.key] = new
+        if kind in self._in_namespace and found.namespace is not None:
+            self._in_namespace[kind][found.namespace][found.name] = new
+        self._tell(Change(kind, found, new))
         return True
 
     def remove(self, kind: Kind, obj: Object) -> bool:
@@ -197,29 +210,26 @@ class Store:
         return injection_enabled(labels, self.default_injection)
 
     def policies_for(self, namespace: str, labels: Labels, namespace_labels: Labels | None = None) -> list[Policy]:
-        """The valid policies that select a new pod with these labels. Whether its namespace is enabled is not asked."""
+        """The policies that select a new pod with these labels, as they are in force. Whether its namespace is enabled
+        is not asked.
+        """
         about = self.namespace_labels(namespace) if namespace_labels is None else namespace_labels
-        own = [r.policy for r in self.policies_in(namespace) if r.policy is not None]
-        cluster = [r.policy for r in self.cluster_policies() if r.policy is not None and covers(r.policy, about)]
+        own = [r.binding.policy for r in self.policies_in(namespace)]
+        cluster = [r.binding.policy for r in self.cluster_policies() if covers(r.binding.policy, about)]
         return [p for p in [*own, *cluster] if matches(p.spec.selector, labels)]
 
     def policies_of(self, namespace: str) -> list[PolicyRecord]:
         """What belongs in the namespace's rules: its own policies, and the cluster's that match it now or matched at
         the admission of a pod that still runs. Valid or not, in a stable order."""
         label_sets = self._label_sets(namespace)
-        cluster = [
-            r
-            for r in self.cluster_policies()
-            if r.policy is not None and any(covers(r.policy, labels) for labels in label_sets)
-        ]
+        cluster = [r for r in self.cluster_policies() if any(covers(r.binding.policy, labels) for labels in label_sets)]
         return sorted([*self.policies_in(namespace), *cluster], key=lambda r: (r.kind, r.name))
 
     def reaches(self, found: PolicyRecord, namespace: str) -> bool:
         """Whether the policy belongs in the namespace's rules."""
         if found.kind == Kind.TOOL_POLICY:
             return found.namespace == namespace
-        policy = found.policy
-        return policy is not None and any(covers(policy, labels) for labels in self._label_sets(namespace))
+        return any(covers(found.binding.policy, labels) for labels in self._label_sets(namespace))
 
     def _label_sets(self, namespace: str) -> list[Labels]:
         """The namespace's labels now, and those at the admission of pods that still run."""
@@ -228,15 +238,13 @@ class Store:
 
     def selected(self, found: PolicyRecord) -> list[PodRecord]:
         """The pods that the policy selects: by their labels now, or those at admission where a sidecar runs."""
-        if found.policy is None:
-            return []
         spaces = [found.namespace] if found.namespace is not None else [n.name for n in self.namespaces()]
         return [
             pod
             for space in spaces
             if self._in_namespace[Kind.POD].get(space) and self.reaches(found, space)
             for pod in self.pods_in(space)
-            if selects(found.policy, pod)
+            if selects(found.binding.policy, pod)
         ]
 
 

@@ -128,7 +128,7 @@ def _as_seen(pod: PodRecord) -> PodRecord:
 def of_pods(space: str, pods: Sequence[PodRecord], store: Store) -> Iterator[Task]:
     """The statuses of the policies that select any of these pods of one namespace."""
     for found in (*store.policies_in(space), *store.cluster_policies()):
-        if found.policy is not None and any(selects(found.policy, pod) for pod in pods):
+        if any(selects(found.binding.policy, pod) for pod in pods):
             yield status(found)
 
 

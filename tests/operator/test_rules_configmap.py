@@ -115,11 +115,13 @@ def test_it_belongs_to_its_namespace_and_copies_no_labels(wanted: Contents) -> N
     assert "labels" not in metadata
 
 
-def test_an_invalid_policy_is_left_out() -> None:
+def test_an_invalid_policy_that_was_never_valid_here_denies_what_it_selects() -> None:
     broken = record(policy("agents", "broken", defaultAction="Perhaps"))
     assert broken.policy is None
     assert broken.problems
-    assert not contents(broken).files
+    (file,) = contents(broken).files.values()
+    spec = json.loads(file)["spec"]
+    assert spec == {"selector": {"matchLabels": {"app": "mcp"}}, "defaultAction": "Deny"}
 
 
 def test_without_policies_the_index_is_empty_and_valid() -> None:
@@ -141,3 +143,23 @@ def test_the_same_policies_in_any_order_are_the_same_bytes() -> None:
     first = configmap.manifest(contents(one, two), SPACE, (1, "1-1"), 1, None)
     second = configmap.manifest(contents(two, one), SPACE, (1, "1-1"), 1, None)
     assert json.dumps(first["data"], sort_keys=True) == json.dumps(second["data"], sort_keys=True)
+
+
+def test_rules_that_were_written_before_keep_an_older_valid_generation_at_hand() -> None:
+    before = record(policy("agents", "imaging"), 4)
+    obj = configmap.manifest(contents(before), SPACE, (1, "1-1"), 1, None)
+    broken = record(policy("agents", "imaging", defaultAction="Perhaps"), 5)
+    assert broken.binding.stand_in
+    assert configmap.older(broken, stored(obj))
+    found = configmap.kept(broken, obj)
+    assert found == before.binding
+    another = replace(broken, uid="another")
+    assert not configmap.older(another, stored(obj))
+    assert configmap.kept(another, obj) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"kind": "ToolPolicy"}', "null"])
+def test_what_was_written_and_cannot_be_read_is_not_kept(text: str) -> None:
+    broken = record(policy("agents", "imaging", defaultAction="Perhaps"), 5)
+    assert configmap.kept(broken, {"data": {"toolpolicy.imaging.json": text}}) is None
+    assert configmap.kept(broken, {}) is None

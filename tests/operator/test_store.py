@@ -273,3 +273,69 @@ def test_records_do_not_keep_what_decisions_do_not_need() -> None:
     found: Record | None = store.pod("agents", "mcp-0")
     assert found is not None
     assert "x" * 100 not in repr(replace(found))
+
+
+BROKEN: list[Obj] = [{"name": "x", "match": {}, "action": "Allow", "when": "foo(("}]
+
+
+def of_generation(generation: int, version: int, name: str = "imaging", uid: str | None = None, **spec: Any) -> Obj:
+    return at(policy("agents", name, **spec), version, uid, generation=generation)
+
+
+def test_a_policy_that_became_invalid_stays_in_force_as_it_was() -> None:
+    store = Store()
+    store.put(Kind.TOOL_POLICY, of_generation(1, 5))
+    store.put(Kind.TOOL_POLICY, of_generation(2, 6, rules=BROKEN))
+    store.put(Kind.TOOL_POLICY, of_generation(3, 7, rules=BROKEN))
+    (found,) = store.policies_of("agents")
+    assert found.policy is None
+    assert (found.generation, found.binding.policy.metadata.generation, found.binding.stand_in) == (3, 1, False)
+    assert [p.metadata.generation for p in store.policies_for("agents", {"app": "mcp"}, {})] == [1]
+    store.put(Kind.TOOL_POLICY, of_generation(4, 8))
+    assert store.policies_of("agents")[0].binding.policy.metadata.generation == 4
+
+
+def test_another_policy_of_the_same_name_inherits_nothing() -> None:
+    store = Store()
+    store.put(Kind.TOOL_POLICY, of_generation(1, 5))
+    store.put(Kind.TOOL_POLICY, of_generation(1, 6, uid="another", rules=BROKEN))
+    assert store.policies_of("agents")[0].binding.stand_in
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels", "mode"),
+    [
+        ({"rules": BROKEN}, {"app": "mcp"}, "Enforce"),
+        ({"selector": {"matchLabels": {"app": "/"}}}, {"any": "label"}, "Enforce"),
+        ({"selector": "all"}, {}, "Enforce"),
+        ({"newField": {"restricts": True}, "server": {"port": 9000}}, {"app": "mcp"}, "Enforce"),
+        ({"rules": BROKEN, "mode": "Audit"}, {"app": "mcp"}, "Audit"),
+        ({"rules": BROKEN, "mode": "Loose"}, {"app": "mcp"}, "Enforce"),
+    ],
+)
+def test_a_policy_that_was_never_valid_here_selects_its_pods_and_allows_nothing(
+    spec: Obj, labels: dict[str, str], mode: str
+) -> None:
+    store = Store()
+    store.put(Kind.TOOL_POLICY, of_generation(1, 5, **spec))
+    (found,) = store.policies_for("agents", labels, {})
+    assert (found.spec.mode, found.spec.default_action, found.spec.rules) == (mode, "Deny", ())
+    assert found.spec.server.port == spec.get("server", {}).get("port")
+
+
+def test_an_invalid_cluster_policy_reaches_the_namespaces_that_it_names_or_all() -> None:
+    store = Store()
+    manifest = cluster_policy("baseline", rules=BROKEN, namespaceSelector={"matchLabels": {"team": "a"}})
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(manifest, 5))
+    assert store.policies_for("agents", {"app": "mcp"}, {"team": "a"})
+    assert not store.policies_for("agents", {"app": "mcp"}, {"team": "b"})
+    store.put(Kind.CLUSTER_TOOL_POLICY, at(cluster_policy("wide", namespaceSelector={"matchLabels": 3}), 6))
+    assert [p.metadata.name for p in store.policies_for("agents", {"app": "mcp"}, {"team": "b"})] == ["wide"]
+
+
+@pytest.mark.parametrize("spec", [None, [], "x", {}, {"selector": None, "mode": None, "server": None}])
+def test_whatever_stands_in_a_spec_there_is_something_in_force(spec: Any) -> None:
+    store = Store()
+    store.put(Kind.TOOL_POLICY, {**at(policy("agents", "n" * 253), 5, "u"), "spec": spec})
+    (found,) = store.policies_for("agents", {}, {})
+    assert not found.spec.rules

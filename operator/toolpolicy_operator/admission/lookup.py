@@ -109,9 +109,8 @@ class ApiLookup:
         policies: list[Policy] = []
         for obj in listing:
             _, _, (where, name) = identity(obj)
-            policy = policy_record(kind, _typed(obj, kind), self._known.policy(kind.value, where, name)).policy
-            if policy is not None:
-                policies.append(policy)
+            found = policy_record(kind, _typed(obj, kind), self._known.policy(kind.value, where, name))
+            policies.append(found.binding.policy)
         return policies
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from toolpolicy.policy.load import MAX_POLICY
 from toolpolicy.policy.model import Policy
 from toolpolicy.policy.shapes import mapping
+from toolpolicy_operator.canonical import canonical
 from toolpolicy_operator.kube import Object
-from toolpolicy_operator.records import PolicyRecord, canonical
+from toolpolicy_operator.records import PolicyRecord
 from toolpolicy_operator.store import Store, covers
 
 MAX_RULES_BYTES = 900 * 1024

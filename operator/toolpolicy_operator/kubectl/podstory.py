@@ -11,6 +11,7 @@ from toolpolicy.policy.model import ClusterToolPolicy, LabelSelector, Policy
 from toolpolicy.policy.selection import matches
 from toolpolicy.policy.shapes import mapping
 from toolpolicy_operator import names
+from toolpolicy_operator.binding import in_place
 from toolpolicy_operator.injection.eligibility import Eligibility, Reason, decide
 from toolpolicy_operator.injection.plan import Defaults, make_plan
 from toolpolicy_operator.injection.pod import restore
@@ -51,9 +52,7 @@ def tell(pod: Object, store: Store) -> PodStory:
     """The story of a pod, with the policies and namespace of ``store``."""
     record = pod_record(pod)
     space = store.namespace(record.namespace)
-    selecting = [
-        r for r in store.policies_of(record.namespace) if r.policy is not None and selects_pod(r.policy, record)
-    ]
+    selecting = [r for r in store.policies_of(record.namespace) if selects_pod(r.binding.policy, record)]
     verdict = _verdict(pod, record, store)
     lines = tuple(_lines(record, verdict, store, known=space is not None))
     others = [r for r in (*store.policies_in(record.namespace), *store.cluster_policies()) if r not in selecting]
@@ -117,10 +116,10 @@ def _sidecar(pod: PodRecord, store: Store) -> Iterator[str]:
 
 
 def _policy(found: PolicyRecord, pod: PodRecord, store: Store) -> str:
-    policy = found.policy
-    assert policy is not None
     state = pod_state(pod, found, dict(found.status), store)
-    spec = policy.spec
+    spec = found.binding.policy.spec
+    if found.policy is None:
+        return f"{found.kind} {found.name} is invalid ({in_place(found.binding)}): {found.problems[0]}"
     return (
         f"{found.kind} {found.name} ({spec.mode}, default {spec.default_action}, {count(len(spec.rules), 'rule')}, "
         f"generation {found.generation}): {state}"
@@ -129,9 +128,7 @@ def _policy(found: PolicyRecord, pod: PodRecord, store: Store) -> str:
 
 def _missed(found: PolicyRecord, pod: PodRecord, store: Store) -> str:
     title = f"{found.kind} {found.name}"
-    if found.policy is None:
-        return f"{title}: it is invalid: {found.problems[0].path}: {found.problems[0].message}"
-    policy: Policy = found.policy
+    policy: Policy = found.binding.policy
     labels = store.namespace_labels(pod.namespace)
     if isinstance(policy, ClusterToolPolicy) and not covers(policy, labels):
         return f"{title}: the namespace lacks {_unmet(policy.spec.namespace_selector, labels)}"
