@@ -281,7 +281,7 @@ def test_check_prints_the_servers_verdict_and_warnings(admission: Scene, tmp_pat
     file.write_text("---\n".join([head.replace("NAME", "good") + spec, other]))
     result = admission.run("check", "-f", str(file))
     assert result.exit_code == 0, result.output
-    assert f"{file}:1: ToolPolicy good would be created" in result.stdout
+    assert f"{file}:1: ToolPolicy {admission.namespace}/good would be created" in result.stdout
     assert f"kubectl label namespace {admission.namespace} toolpolicy.dev/injection=enabled" in result.stdout
     assert "ConfigMap" in result.stderr
     assert admission.run("check", "--strict", "-f", str(file)).exit_code == 1
@@ -298,11 +298,28 @@ def test_check_prints_the_servers_verdict_and_warnings(admission: Scene, tmp_pat
     ]
     assert len(told["unreadable"]) == 1
     file.write_text(head.replace("NAME", "x, namespace: does-not-exist") + spec)
-    result = admission.run("check", "-f", str(file))
+    result = admission.run("check", "-f", str(file), namespace=False)
     assert (result.exit_code, "not found" in result.stdout) == (1, True), result.output
     file.write_text(head.replace("NAME", "good") + spec)
-    assert "ToolPolicy good would be configured" in admission.run("check", "-f", str(file)).stdout
+    assert (
+        f"ToolPolicy {admission.namespace}/good would be configured" in admission.run("check", "-f", str(file)).stdout
+    )
     assert admission.kubectl("get", "tp", "good")["metadata"]["generation"] == 1
+
+
+def test_check_refuses_a_policy_of_another_namespace_than_the_one_asked_for(admission: Scene, tmp_path: Path) -> None:
+    """As kubectl apply does; a ClusterToolPolicy has none."""
+    file = tmp_path / "policy.yaml"
+    head = "apiVersion: toolpolicy.dev/v1alpha1\n"
+    spec = "spec: {selector: {}, rules: [{name: a, action: Allow, match: {tools: [x]}}]}\n"
+    file.write_text(f"{head}kind: ToolPolicy\nmetadata: {{name: a, namespace: other}}\n{spec}")
+    result = admission.run("check", "-f", str(file))
+    assert result.exit_code == 1
+    assert f"metadata.namespace: the file says namespace other, and -n says {admission.namespace}" in result.stdout
+    [verdict] = json.loads(admission.run("check", "-f", str(file), "-o", "json").stdout)["policies"]
+    assert (verdict["namespace"], verdict["verdict"]) == ("other", "refused")
+    file.write_text(f"{head}kind: ClusterToolPolicy\nmetadata: {{name: a-{admission.namespace}}}\n{spec}")
+    assert admission.run("check", "-f", str(file)).exit_code == 0
 
 
 def test_check_needs_the_right_to_create_and_says_so(admission: Scene, tmp_path: Path) -> None:

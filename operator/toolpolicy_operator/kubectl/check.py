@@ -30,19 +30,27 @@ class Found:
     line: int
 
     @property
-    def title(self) -> str:
+    def name(self) -> str:
         metadata = mapping(self.manifest.get("metadata"))
-        return f"{self.manifest.get('kind')} {metadata.get('name') or metadata.get('generateName') or '(no name)'}"
+        return str(metadata.get("name") or metadata.get("generateName") or "(no name)")
 
 
 @dataclass(slots=True)
 class Verdict:
-    """``verdict`` is created, configured or refused; ``errors`` are (field, message)."""
+    """``verdict`` is created, configured or refused; ``errors`` are (field, message). ``namespace`` is where the policy
+    goes: None of a ClusterToolPolicy.
+    """
 
     found: Found
+    namespace: str | None
     verdict: str
     errors: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     warnings: list[str] = field(default_factory=list[str])
+
+    @property
+    def title(self) -> str:
+        place = f"{self.namespace}/" if self.namespace is not None else ""
+        return f"{self.found.manifest.get('kind')} {place}{self.found.name}"
 
 
 @click.command(
@@ -64,7 +72,8 @@ def command(files: tuple[str, ...], strict: bool, output: str) -> int:
     """Ask the API server what it would say of the policies in files: a dry run of creating or replacing each.
 
     Beyond `toolpolicy check` this sees the cluster: whether the namespace is enabled, which pods match and need a
-    restart, how full the namespace's rules are. Needs the right to create and update the policies.
+    restart, how full the namespace's rules are. Needs the right to create and update the policies. Those that name no
+    namespace go to that of -n; one that names another is refused, as `kubectl apply` does.
     """
     found, broken, others = _read(files)
     for each in others:
@@ -75,7 +84,7 @@ def command(files: tuple[str, ...], strict: bool, output: str) -> int:
     namespace = where.in_namespace()
 
     async def judge(api: Api) -> list[Verdict]:
-        return [await _judge(api, each, namespace) for each in found]
+        return [_elsewhere(each, where.namespace) or await _judge(api, each, namespace) for each in found]
 
     verdicts = ask(where, judge) if found else []
     if output == "json":
@@ -114,6 +123,15 @@ def _read(files: Sequence[str]) -> tuple[list[Found], list[Problem], list[str]]:
     return found, broken, others
 
 
+def _elsewhere(found: Found, asked: str | None) -> Verdict | None:
+    """The refusal of a policy of another namespace than ``-n`` asks for, as kubectl apply refuses it."""
+    own = mapping(found.manifest.get("metadata")).get("namespace")
+    if asked is None or not own or own == asked or found.manifest.get("kind") != "ToolPolicy":
+        return None
+    message = f"the file says namespace {own}, and -n says {asked}: pass -n {own}, or no -n"
+    return Verdict(found, str(own), "refused", [("metadata.namespace", message)])
+
+
 async def _judge(api: Api, found: Found, namespace: str) -> Verdict:
     """A dry run of creating the policy, or of replacing the one that is there."""
     kind = str(found.manifest["kind"])
@@ -122,7 +140,7 @@ async def _judge(api: Api, found: Found, namespace: str) -> Verdict:
     space = str(metadata.get("namespace") or namespace) if kind == "ToolPolicy" else None
     if space is not None:
         metadata["namespace"] = space
-    verdict = Verdict(found, "created")
+    verdict = Verdict(found, space, "created")
     api.warned = verdict.warnings.append
     dry: dict[str, Any] = {"dryRun": "All", "fieldValidation": "Strict", "fieldManager": MANAGER}
     try:
@@ -179,7 +197,7 @@ def _print(verdicts: Sequence[Verdict], broken: Sequence[Problem]) -> None:
     for each in verdicts:
         would = "is refused" if each.verdict == "refused" else f"would be {each.verdict}"
         place = f"{each.found.file}:{each.found.line}"
-        echo(f"{printable(place)}: {each.found.title} {click.style(would, fg=_VERDICTS[each.verdict])}")
+        echo(f"{printable(place)}: {printable(each.title)} {click.style(would, fg=_VERDICTS[each.verdict])}")
         for path, message in each.errors:
             text = printable(f"{path}: {message}" if path else message)
             echo(f"  {click.style('error:', fg='red', bold=True)} {text}")
@@ -194,6 +212,7 @@ def _as_json(verdicts: Sequence[Verdict], broken: Sequence[Problem]) -> Object:
                 "file": each.found.file,
                 "line": each.found.line,
                 "kind": each.found.manifest["kind"],
+                "namespace": each.namespace,
                 "name": mapping(each.found.manifest.get("metadata")).get("name"),
                 "verdict": each.verdict,
                 "errors": [{"path": path, "message": message} for path, message in each.errors],
