@@ -23,6 +23,7 @@ PROTECTS: Mapping[str, str] = {
     "toolpolicy-exec": "commands can be run as the sidecar, past the redirection",
     "toolpolicy-tokens": "whoever may create tokens can report in a sidecar's name",
     "toolpolicy-status": "whoever may update policies' status can claim that they are enforced",
+    "toolpolicy-evictions": "a stolen token of the operator can evict the pods of every namespace",
     "toolpolicy-namespaces": "whoever may edit a Namespace can switch its injection off",
 }
 """Each policy (its binding has the same name), and what is possible without it."""

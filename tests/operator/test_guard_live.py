@@ -343,6 +343,19 @@ async def test_where_pods_are_injected_only_the_sidecar_gets_its_token(world: Wo
 
 
 @pytest.mark.asyncio
+async def test_the_operator_evicts_pods_only_where_pods_are_injected(world: World) -> None:
+    def eviction(namespace: str) -> Attempt:
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "plain", "namespace": namespace}}
+        return Attempt("evict", "POST", f"{CORE}/pods/plain/eviction", body)
+
+    guarded.apply(world.plane, [PLAIN], world.enabled)
+    for who, namespace in (("operator", world.open), ("operator", world.enabled), ("admin", world.guarded)):
+        assert await outcome(world, eviction(namespace), who, namespace) == (200, ""), f"{who} in {namespace}"
+    status, message = await outcome(world, eviction(world.guarded), "operator", world.guarded)
+    assert (status, "may evict pods only in namespaces" in message) == (403, True), message
+
+
+@pytest.mark.asyncio
 async def test_the_kubelet_gets_the_sidecar_its_token(world: World) -> None:
     """What a node may ask for is NodeRestriction's business; the guard must not be what refuses it."""
     path = f"{CORE}/serviceaccounts/mcp/token".format(ns=world.guarded)
