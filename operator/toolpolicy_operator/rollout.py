@@ -1,5 +1,6 @@
-"""``spec.rollout: Restart``: pods that are older than the policy and run without its sidecar are evicted, one after the
-other, so that what recreates them brings them back with it.
+"""``spec.rollout: Restart``: pods that are older than the policy and run without its sidecar, or with one that does not
+intercept the port that it states, are evicted, one after the other, so that what recreates them brings them back with
+it.
 
 Only through the Eviction API, which obeys PodDisruptionBudgets; only pods whose controller recreates them for good (a
 Job would lose its work); only where new pods are injected; only pods created before this generation was written, so
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from toolpolicy_operator.events import Happening
 from toolpolicy_operator.kube import Api, ApiError, Object, api_path
 from toolpolicy_operator.records import PodRecord, PolicyRecord
-from toolpolicy_operator.standing import PodState, Situation, state_of
+from toolpolicy_operator.standing import NEEDS_RESTART, Situation, state_of
 from toolpolicy_operator.store import Store
 from toolpolicy_operator.tasks import Task
 
@@ -44,7 +45,8 @@ def candidates(record: PolicyRecord, situation: Situation) -> list[PodRecord]:
         and not pod.deleting
         and pod.owner is not None
         and pod.owner.kind in RECREATE
-        and state_of(pod, situation) is PodState.UNINJECTED
+        and state_of(pod, situation) in NEEDS_RESTART
+        and situation.enabled.get(pod.namespace)
         and "" < pod.created < record.written
     ]
     return sorted(found, key=lambda pod: (pod.created, pod.namespace, pod.name))

@@ -27,6 +27,9 @@ class PodState(StrEnum):
     """Its sidecar had the time, and reports another generation, or none."""
     TROUBLED = "Troubled"
     """Its sidecar refused the newest rules and keeps older ones."""
+    OUTDATED = "Outdated"
+    """It was admitted for another port or interception than the policy states now: its sidecar has the rules, and calls
+    to that port don't come to it."""
     UNINJECTED = "Uninjected"
     """It has no sidecar: it is older than the policy, or than the namespace's label."""
     INELIGIBLE = "Ineligible"
@@ -36,7 +39,9 @@ class PodState(StrEnum):
     """It has no sidecar, and its namespace is not enabled."""
 
 
-NOT_ENFORCED = (PodState.UNINJECTED, PodState.INELIGIBLE, PodState.TROUBLED, PodState.BEHIND)
+NEEDS_RESTART = (PodState.UNINJECTED, PodState.OUTDATED)
+"""What only a new pod mends."""
+NOT_ENFORCED = (*NEEDS_RESTART, PodState.INELIGIBLE, PodState.TROUBLED, PodState.BEHIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ def state_of(pod: PodRecord, situation: Situation) -> PodState:
         if pod.opted_out:
             return PodState.OPTED_OUT
         return PodState.UNINJECTED if situation.enabled.get(pod.namespace) else PodState.NOT_ENABLED
+    if not_intercepted(pod, situation.policy) is not None:
+        return PodState.OUTDATED
     received = situation.reports.get(pod.uid)
     if received is None or situation.now - received.at > STALE:
         return PodState.WAITING
@@ -113,6 +120,23 @@ def state_of(pod: PodRecord, situation: Situation) -> PodState:
     if _loaded(received, situation.policy):
         return PodState.CURRENT
     return PodState.BEHIND if received.at >= situation.known_since + ARRIVAL else PodState.WAITING
+
+
+def not_intercepted(pod: PodRecord, record: PolicyRecord) -> str | None:
+    """What the policy states now and the pod, which has a sidecar, was not admitted for; None where that is nothing.
+
+    What is intercepted is settled when a pod is admitted. A port that the policy names, or leaves to be found, is one
+    of the pod's own and isn't looked at here.
+    """
+    if record.policy is None:
+        return None
+    port = record.policy.spec.server.port
+    if isinstance(port, int) and str(port) not in pod.annotations.get(names.SERVERS_ANNOTATION, "").split(","):
+        return f"port {port}"
+    way = record.policy.spec.interception
+    if way == "Redirect" and pod.annotations.get(names.INTERCEPTION_ANNOTATION) == "Port":
+        return f"packets (interception: {way})"
+    return None
 
 
 def _loaded(received: Received, record: PolicyRecord) -> bool:

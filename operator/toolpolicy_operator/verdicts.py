@@ -16,7 +16,7 @@ from toolpolicy.policy.model import ClusterToolPolicy, Mode, Per, Policy
 from toolpolicy_operator import names
 from toolpolicy_operator.control.report import printable
 from toolpolicy_operator.records import PodRecord
-from toolpolicy_operator.standing import NOT_ENFORCED, PodState, Standing
+from toolpolicy_operator.standing import NOT_ENFORCED, PodState, Standing, not_intercepted
 
 _NAMED = 5
 _PROBLEM = 300
@@ -161,6 +161,11 @@ def _failures(standing: Standing) -> list[str]:
     found: list[str] = []
     if pods := standing.pods(PodState.UNINJECTED):
         found.append(f"{_named(pods, policy)} run without a sidecar: restart them")
+    outdated: dict[str, list[PodRecord]] = {}
+    for pod in standing.pods(PodState.OUTDATED):
+        outdated.setdefault(not_intercepted(pod, standing.situation.policy) or "", []).append(pod)
+    for what, pods in outdated.items():
+        found.append(f"{_named(pods, policy)} do not intercept {what}, having started before the edit: restart them")
     for pod in standing.pods(PodState.INELIGIBLE)[:_NAMED]:
         reason = printable(pod.annotations[names.INELIGIBLE_ANNOTATION], _PROBLEM)
         found.append(f"{pod_name(pod, policy)} can't be protected: {reason}")

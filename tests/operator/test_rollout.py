@@ -9,7 +9,7 @@ import pytest
 
 from cluster.control import ControlPlane
 from support.replicas import cluster_policy, namespace_of, objects, pod, policy, run_pod
-from toolpolicy_operator import rollout
+from toolpolicy_operator import names, rollout
 from toolpolicy_operator.admission.rollout import access_review, asks, check
 from toolpolicy_operator.control.reports import Reports
 from toolpolicy_operator.events import Happening
@@ -60,6 +60,16 @@ def stored(*pods: Obj, enabled: bool = True, **spec: Any) -> tuple[Store, Policy
 def chosen(store: Store, found: PolicyRecord) -> list[str]:
     statuses = Statuses(None, store, Reports(), again=lambda task, seconds: None)  # pyright: ignore[reportArgumentType]
     return [p.name for p in rollout.candidates(found, statuses.situation(found))]
+
+
+@pytest.mark.parametrize(("port", "enabled", "goes"), [(9000, True, True), (8000, True, False), (9000, False, False)])
+def test_a_pod_goes_that_was_admitted_for_another_port_where_it_comes_back_injected(
+    port: int, enabled: bool, goes: bool
+) -> None:
+    """Where the namespace is not enabled any more, it would come back with no sidecar at all."""
+    noted = {names.INJECTED_ANNOTATION: "0.1.0", names.SERVERS_ANNOTATION: "8000"}
+    given = old_pod(injected=True, annotations=noted)
+    assert bool(chosen(*stored(given, enabled=enabled, server={"port": port}))) is goes
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def pod(name: str, namespace: str = "agents", phase: str = "Running", owner: str
     return pod_record({"metadata": metadata, "spec": {"initContainers": containers}, "status": {"phase": phase}})
 
 
+def serving(ports: str, interception: str = "Redirect") -> dict[str, str]:
+    return {names.SERVERS_ANNOTATION: ports, names.INTERCEPTION_ANNOTATION: interception}
+
+
 def bare(name: str, **changes: Any) -> PodRecord:
     return pod(name, injected=False, **changes)
 
@@ -177,6 +181,31 @@ CASES = [
     Case(
         "a pod older than the policy", situation([pod("a"), bare("b")], BOTH),
         "False", "PartiallyEnforced", ["b run without a sidecar: restart"], (2, 1, 1, 0), ["b"],
+    ),
+    Case(
+        "a port that only one of the pods was admitted for",
+        situation(
+            [pod("a", annotations=serving("8000")), pod("b", annotations=serving("8000,9000"))], BOTH,
+            policy(server={"port": 9000}),
+        ),
+        "False", "PartiallyEnforced", ["1 of 2", ": a do not intercept port 9000", "restart them"], (2, 2, 1, 0), ["a"],
+    ),
+    Case(
+        "a port of which no pod's admission says anything", situation([pod("a")], BOTH, policy(server={"port": 9000})),
+        "False", "PartiallyEnforced", ["port 9000"], (1, 1, 0, 0), ["a"],
+    ),
+    Case(
+        "a port that all were admitted for",
+        situation([pod("a", annotations=serving("8000"))], BOTH, policy(server={"port": 8000})), "True", "Programmed",
+    ),
+    Case(
+        "redirection is asked of a pod whose port's name was taken over",
+        situation([pod("a", annotations=serving("8000", "Port"))], BOTH, policy(interception="Redirect")),
+        "False", "PartiallyEnforced", ["interception: Redirect"], (1, 1, 0, 0), ["a"],
+    ),
+    Case(
+        "redirected, where the name alone would do",
+        situation([pod("a", annotations=serving("8000"))], BOTH, policy(interception="Port")), "True", "Programmed",
     ),
     Case(
         "a pod that can't be protected",
