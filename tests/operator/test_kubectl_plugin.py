@@ -244,7 +244,8 @@ def test_a_viewer_gets_answers_and_is_told_which_permission_is_missing(settled: 
     everywhere = settled.run("status", "-A", kubeconfig=viewer, namespace=False)
     assert everywhere.exit_code == 2
     assert 'cannot list resource "toolpolicies"' in everywhere.stderr
-    assert "kubectl create rolebinding NAME --clusterrole=view" in everywhere.stderr
+    granting = f"kubectl create clusterrolebinding NAME --clusterrole=view --user=viewer-{settled.namespace}"
+    assert f"Ask for one namespace with -n, instead of -A. Who may grant it: {granting}" in everywhere.stderr
 
 
 def test_strangers_and_servers_that_are_away_are_told_what_to_do(settled: Scene, tmp_path: Path) -> None:
@@ -329,6 +330,15 @@ def test_check_needs_the_right_to_create_and_says_so(admission: Scene, tmp_path:
     result = admission.run("check", "-f", str(own), kubeconfig=admission.viewer())
     assert result.exit_code == 2
     assert 'cannot create resource "toolpolicies"' in result.stderr
+    assert (
+        f"kubectl create rolebinding NAME --clusterrole=toolpolicy-edit --user=viewer-{admission.namespace} "
+        f"-n {admission.namespace}"
+    ) in result.stderr
+
+
+def refusal(user: str, verb: str, resource: str, where: str) -> str:
+    """As RBAC refuses."""
+    return f'{resource} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "x" {where}'
 
 
 @pytest.mark.parametrize(
@@ -339,7 +349,23 @@ def test_check_needs_the_right_to_create_and_says_so(admission: Scene, tmp_path:
             "can't be reached: GET /api: no answer within 10 s",
         ),
         (ApiError(401, "Unauthorized", "Unauthorized"), "does not accept these credentials: log in again"),
-        (ApiError(403, "Forbidden", 'pods is forbidden: User "a" cannot list'), "--clusterrole=view"),
+        (
+            ApiError(403, "Forbidden", refusal("a b", "list", "pods", 'in the namespace "agents"')),
+            "kubectl create rolebinding NAME --clusterrole=view --user='a b' -n agents",
+        ),
+        (
+            ApiError(
+                403,
+                "Forbidden",
+                refusal("system:serviceaccount:ci:bot", "update", "toolpolicies", 'in the namespace "x"'),
+            ),
+            "kubectl create rolebinding NAME --clusterrole=toolpolicy-edit --serviceaccount=ci:bot -n x",
+        ),
+        (
+            ApiError(403, "Forbidden", refusal("a", "create", "clustertoolpolicies", "at the cluster scope")),
+            "grants it but cluster-admin: ask who runs the cluster",
+        ),
+        (ApiError(403, "Forbidden", 'pods is forbidden: User "a" cannot'), "Ask who runs the cluster"),
         (ApiError(403, "Forbidden", "quota exceeded"), "Ask who runs the cluster"),
         (ApiError(429, "TooManyRequests", "slow down"), "Try again in a moment"),
         (ApiError(500, "InternalError", 'failed calling webhook "x": refused'), "Does the operator run?"),
@@ -348,7 +374,8 @@ def test_check_needs_the_right_to_create_and_says_so(admission: Scene, tmp_path:
     ids=lambda value: str(getattr(value, "status", "")),
 )
 def test_every_error_of_the_api_says_what_to_do(error: ApiError, said: str) -> None:
-    assert said in cure(error, "https://127.0.0.1:6443")
+    role = "toolpolicy-edit" if "toolpolicies" in str(error) else "view"
+    assert said in cure(error, "https://127.0.0.1:6443", role)
 
 
 def test_completion_offers_verbs_options_and_names_from_the_cluster(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +79,10 @@ def target() -> Target:
     return Target(Path(file).expanduser() if file else None, held.get("context"), held.get("namespace"))
 
 
-def ask(where: Target, question: Callable[[Api], Awaitable[T]]) -> T:
-    """Connect, put the question, close. Every failure is an :class:`InputError` that says what to do."""
+def ask(where: Target, question: Callable[[Api], Awaitable[T]], role: str = "view") -> T:
+    """Connect, put the question, close. Every failure is an :class:`InputError` that says what to do. ``role`` is the
+    ClusterRole that grants all of the question.
+    """
 
     async def run() -> T:
         try:
@@ -89,13 +93,13 @@ def ask(where: Target, question: Callable[[Api], Awaitable[T]]) -> T:
             try:
                 return await question(api)
             except ApiError as error:
-                raise InputError(cure(error, api.host)) from None
+                raise InputError(cure(error, api.host, role)) from None
 
     return asyncio.run(run())
 
 
-def cure(error: ApiError, host: str) -> str:
-    """What an API error means to a user."""
+def cure(error: ApiError, host: str, role: str = "view") -> str:
+    """What an API error means to a user; ``role`` would have been enough."""
     said = str(error.answer.get("message") or error.message)
     match error.status:
         case 0:
@@ -103,7 +107,7 @@ def cure(error: ApiError, host: str) -> str:
         case 401:
             return f"the API server {host} does not accept these credentials: log in again ({said})"
         case 403:
-            return f"not permitted: {said}. {needed(said)}"
+            return f"not permitted: {said}. {needed(said, role)}"
         case 429 | 503 | 504:
             return f"the API server {host} has no time for this: {said}. Try again in a moment"
         case _ if "failed calling webhook" in said:
@@ -112,11 +116,26 @@ def cure(error: ApiError, host: str) -> str:
             return said
 
 
-def needed(said: str) -> str:
-    """Who forbids something, and how it is granted."""
-    if "is forbidden: User" not in said:
+_REFUSAL = re.compile(
+    r'is forbidden: User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"'
+    r'.*? (?:in the namespace "(?P<namespace>[^"]+)"|at the cluster scope)',
+    re.DOTALL,
+)
+"""How the API server's RBAC authorizer says no (k8s.io/apiserver, endpoints/handlers/responsewriters/errors.go)."""
+_ACCOUNT = "system:serviceaccount:"
+
+
+def needed(said: str, role: str) -> str:
+    """Who forbids something, and the command that grants it: what the refusal names is filled in."""
+    refusal = _REFUSAL.search(said)
+    if refusal is None:
         return "Ask who runs the cluster"
-    return (
-        "The role `view` grants it to whom it is bound: kubectl create rolebinding NAME --clusterrole=view "
-        "--user=USER -n NAMESPACE (for ClusterToolPolicies a clusterrolebinding)"
-    )
+    user, namespace = refusal["user"], refusal["namespace"]
+    account = f"--serviceaccount={user.removeprefix(_ACCOUNT)}"
+    whom = account if user.startswith(_ACCOUNT) else f"--user={shlex.quote(user)}"
+    if namespace is not None:
+        return f"Who may grant it: kubectl create rolebinding NAME --clusterrole={role} {whom} -n {namespace}"
+    command = f"Who may grant it: kubectl create clusterrolebinding NAME --clusterrole={role} {whom}"
+    if role != "view" and refusal["resource"] == "clustertoolpolicies":
+        return "No role that comes with toolpolicy grants it but cluster-admin: ask who runs the cluster"
+    return f"Ask for one namespace with -n, instead of -A. {command}" if role == "view" else command

@@ -18,6 +18,8 @@ from toolpolicy_operator.kubectl.access import ask, target, target_options
 from toolpolicy_operator.kubectl.gather import INSTALL
 
 MANAGER = "kubectl-toolpolicy"
+EDITOR = "toolpolicy-edit"
+"""The ClusterRole of manifests/install that grants a dry run of writing policies."""
 _VERDICTS = {"created": "green", "configured": "green", "refused": "red"}
 
 
@@ -86,7 +88,7 @@ def command(files: tuple[str, ...], strict: bool, output: str) -> int:
     async def judge(api: Api) -> list[Verdict]:
         return [_elsewhere(each, where.namespace) or await _judge(api, each, namespace) for each in found]
 
-    verdicts = ask(where, judge) if found else []
+    verdicts = ask(where, judge, EDITOR) if found else []
     if output == "json":
         emit_json(_as_json(verdicts, broken))
     else:
