@@ -170,9 +170,11 @@ class Application:
         await self.certificates.run()
 
     def _trusted_everywhere(self, bundle: str) -> bool:
-        """Whether every namespace's rules hold this bundle of CAs."""
+        """Whether every namespace's rules hold this bundle of CAs; where sidecars don't report, they hold none."""
         wanted = digest(bundle.encode())
-        return all(r.digests.get(names.CONTROL_CA_KEY) == wanted for r in self.store.all_rules())
+        return not self._settings.control_url or all(
+            r.digests.get(names.CONTROL_CA_KEY) == wanted for r in self.store.all_rules()
+        )
 
     def _control_ca(self) -> str | None:
         """For the rules: None while there is none yet, empty where sidecars don't report."""
