@@ -237,6 +237,18 @@ async def test_what_another_webhook_changes_is_refused_by_its_field(change: Any,
     assert said in response["status"]["message"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/toolpolicy", "//toolpolicy", "/./toolpolicy/token", "/x/../toolpolicy", "/toolpolicy/", "/x/"]
+)
+async def test_no_spelling_of_a_path_puts_a_mount_over_the_token(path: str) -> None:
+    store = Policies([policy()])
+    final = await injected(store)
+    mount = {"name": "x", "mountPath": f"/var/run/secrets{path}"}
+    final["spec"]["initContainers"][1]["volumeMounts"].append(mount)
+    for asked in (await check(review(final), store), await ask(review(final), store)):
+        assert asked["status"]["message"].startswith("Altered: ")
+
+
 def limits(final: Object) -> None:
     for container in final["spec"]["initContainers"]:
         container["resources"]["limits"]["cpu"] = "1"

@@ -9,6 +9,7 @@ Tolerated, because admission itself does it or it changes nothing that is promis
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -93,8 +94,10 @@ def keep(container: Object, before: Object) -> None:
 
 
 def _foreign_secret(path: str) -> bool:
-    """Strictly below /var/run/secrets, and neither ours nor above or below what is ours."""
-    if not path.startswith(SECRETS) or ".." in path:
+    """Strictly below /var/run/secrets, and neither ours nor above or below what is ours; as a mount written otherwise
+    than in its normal form may be.
+    """
+    if not path.startswith(SECRETS) or posixpath.normpath(path) != path:
         return False
     ours = (TOKEN_PATH, API_TOKEN_PATH)
     return not any(f"{own}/".startswith(f"{path.rstrip('/')}/") or f"{path}/".startswith(f"{own}/") for own in ours)
