@@ -199,6 +199,19 @@ def test_explain_call_decides_by_the_rules_of_the_pod(settled: Scene) -> None:
     assert "deleting is off" in denied.stdout
     told = json.loads(settled.run("explain", "call", "--pod", "good", "--tool", "delete_x", "-o", "json").stdout)
     assert told["decision"]["action"] == "Deny"
+    about = {key: told[key] for key in ("namespace", "pod", "revision", "warnings")}
+    assert about == {"namespace": settled.namespace, "pod": "good", "revision": "3-17", "warnings": []}
+
+
+def test_explain_claims_nothing_of_a_pod_that_does_not_run_yet(settled: Scene) -> None:
+    pending = json.dumps({"status": {"phase": "Pending"}})
+    settled.kubectl("patch", "pod", "good", "--subresource=status", "--type=merge", "-p", pending)
+    said = "pod good is Pending: its sidecar has reported nothing yet"
+    told = json.loads(settled.run("explain", "call", "--pod", "good", "--tool", "get_x", "-o", "json").stdout)
+    assert told["warnings"] == [said]
+    assert said in settled.run("explain", "call", "--pod", "good", "--tool", "get_x").stderr
+    story = settled.run("explain", "pod", "good").stdout
+    assert "  written for it: rules revision 3-17 with 1 policy; nothing reported yet (Pending)" in story
 
 
 def test_explain_call_takes_what_is_written_and_not_what_was_edited_since(settled: Scene) -> None:

@@ -33,7 +33,7 @@ def command() -> None:
   kubectl toolpolicy explain pod imaging-0 -n agents
   kubectl toolpolicy explain pod imaging-0 -o json | jq -r .reason
 
-Exit codes: 0 the pod runs with the sidecar; 1 it does not; 2 usage, or no answer of the cluster.""",
+Exit codes: 0 the pod has the sidecar; 1 it has not; 2 usage, or no answer of the cluster.""",
 )
 @click.argument("name", shell_complete=pod_names)
 @output_option("text", "json")
@@ -120,7 +120,8 @@ def call_command(*, pod: str, **options: Any) -> int:
         echo(f"by the rules of {story.namespace}, revision {rules.revision}")
     for text in rules.warnings:
         echo(f"{click.style('warning:', fg='yellow', bold=True)} {printable(text)}", err=True)
-    return answer(rules.policies, call, **options)
+    about = {"namespace": story.namespace, "pod": story.name, "revision": rules.revision, "warnings": rules.warnings}
+    return answer(rules.policies, call, about=about, **options)
 
 
 async def _rules(api: Api, namespace: str) -> Object:

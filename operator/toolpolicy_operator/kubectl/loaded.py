@@ -59,6 +59,8 @@ def loaded(rules: Object, pod: PodRecord, found: Snapshot) -> Loaded:
 def _doubts(revision: str, policies: Sequence[Policy], pod: PodRecord, found: Snapshot) -> list[str]:
     """By the operator's word, and by what is newer than these rules."""
     doubts: list[str] = []
+    if pod.phase != "Running":
+        doubts.append(f"pod {pod.name} is {pod.phase}: its sidecar has reported nothing yet")
     announced = pod.annotations.get(names.RULES_ANNOTATION)
     if announced is not None and announced != revision:
         doubts.append(f"the pod was told of revision {announced}, the newest is {revision}: it may lag")

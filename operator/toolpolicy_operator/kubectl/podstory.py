@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import toolpolicy
 from toolpolicy.policy.model import ClusterToolPolicy, LabelSelector, Policy
+from toolpolicy.policy.rulesindex import Entry
 from toolpolicy.policy.selection import matches
 from toolpolicy.policy.shapes import mapping
 from toolpolicy_operator import names
@@ -110,9 +111,15 @@ def _sidecar(pod: PodRecord, store: Store) -> Iterator[str]:
     yield f"sidecar {version}, interception {interception}, MCP ports {ports}; the pod is {pod.phase}{ready}"
     revision, entries = index_entries(store, pod.namespace)
     announced = note.get(names.RULES_ANNOTATION)
-    if revision is not None:
+    if revision is not None and pod.phase != "Running":
+        yield f"written for it: rules revision {revision} with {_policies(entries)}; nothing reported yet ({pod.phase})"
+    elif revision is not None:
         newest = "the newest" if announced in (None, revision) else f"the newest is {revision}"
-        yield f"rules revision {announced or revision} ({newest}) with {count(len(entries), 'policy', 'policies')}"
+        yield f"rules revision {announced or revision} ({newest}) with {_policies(entries)}"
+
+
+def _policies(entries: Sequence[Entry]) -> str:
+    return count(len(entries), "policy", "policies")
 
 
 def _policy(found: PolicyRecord, pod: PodRecord, store: Store) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
@@ -107,12 +107,20 @@ def describe(
     )
 
 
-def answer(policies: Sequence[Policy], call: Call, *, tools: str | None, output: str, **others: Any) -> int:
-    """Prints how the call is decided; 0 if it is allowed, else 1."""
+def answer(
+    policies: Sequence[Policy],
+    call: Call,
+    *,
+    tools: str | None,
+    output: str,
+    about: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> int:
+    """Prints how the call is decided; 0 if it is allowed, else 1. ``about`` is what JSON says besides."""
     catalogue = Tools(read_tools(tools)) if tools else Tools((), others=True)
     explanation = explain(compile_policies(policies), call, catalogue, MemoryCounters(), 0.0)
     if output == "json":
-        emit_json(as_json(explanation))
+        emit_json({**(about or {}), **as_json(explanation)})
     else:
         echo(render(explanation))
         checks = [c for t in explanation.tiers for p in t.policies for r in p.rules for c in r.checks]
