@@ -56,11 +56,13 @@ def test_no_webhook_stands_between_a_kubelet_and_its_status() -> None:
         assert not resources & {"*", "*/*", "pods/*", "pods/status", "pods/binding", "pods/eviction"}
 
 
-def test_the_operators_touch_of_pods_asks_nobody_since_the_guard_confines_it() -> None:
+def test_updates_of_pods_ask_nobody_since_the_guard_confines_them() -> None:
     (webhook,) = [w for k, w in webhooks() if k.startswith("Validating") and w["name"].startswith("pods")]
-    (condition,) = webhook["matchConditions"]
-    assert OPERATOR in condition["expression"]
-    assert "request.operation == 'UPDATE'" in condition["expression"]
+    asked = {(o, r) for rule in webhook["rules"] for o in rule["operations"] for r in rule["resources"]}
+    assert asked == {("CREATE", "pods"), ("UPDATE", "pods/ephemeralcontainers")}
+    (policy,) = [d for d in of_kind("ValidatingAdmissionPolicy") if d["metadata"]["name"] == "toolpolicy-pods"]
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["operations"], rule["resources"][0]) == (["UPDATE"], "pods")
 
 
 def test_every_policy_of_the_guard_is_bound_denies_and_fails_closed() -> None:

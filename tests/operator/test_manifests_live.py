@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,7 @@ async def _cold_cluster(plane: ControlPlane, tmp_path: Path) -> None:
     _restricted_pods_are_made(plane)
     done = plane.kubectl("apply", "--namespace=agents", "-f", "-", stdin=json.dumps(POLICY), check=False)
     assert "failed calling webhook" in done.stderr
-    for change in (("label", "pod", "p", "--namespace=others", "a=b"), ("delete", "pod", "p", "--namespace=others")):
-        plane.kubectl(*change)
+    _pods_that_run_are_left_to_themselves(plane)
     # A Deployment's controller tries on: when the operator is back its pods come without anybody's doing.
     plane.kubectl("create", "deployment", "waiting", "--image=registry.invalid/x:1", "--namespace=agents")
     selector = ("--namespace=agents", "--timeout=60s", "deployment/waiting")
@@ -137,6 +137,23 @@ async def _cold_cluster(plane: ControlPlane, tmp_path: Path) -> None:
         await asyncio.to_thread(_come_back, plane, server.ports["webhooks"], authority.certificate)
     finally:
         await server.close()
+
+
+def _pods_that_run_are_left_to_themselves(plane: ControlPlane) -> None:
+    """Labels, finalizers and deletions need no operator; what would open a pod is refused without it."""
+    plane.kubectl("label", "namespace", "others", "toolpolicy.dev/injection=enabled")
+    end = time.monotonic() + 60
+    while pod(plane, "others", "q")[0]:
+        assert time.monotonic() < end, "the API server does not ask about the namespace"
+        plane.kubectl("delete", "pod", "q", "--namespace=others", "--force")
+    of_it = ("pod", "p", "--namespace=others")
+    plane.kubectl("label", *of_it, "a=b")
+    for finalizers in (["example.com/job"], None):
+        plane.kubectl("patch", *of_it, "--type=merge", "-p", json.dumps({"metadata": {"finalizers": finalizers}}))
+    for change in (("annotate", *of_it, "toolpolicy.dev/injected=1"), ("annotate", *of_it, "toolpolicy.dev/rules=1")):
+        done = plane.kubectl(*change, check=False)
+        assert "toolpolicy-pods" in done.stderr, done.stderr
+    plane.kubectl("delete", *of_it)
 
 
 def _come_back(plane: ControlPlane, port: int, ca: str) -> None:

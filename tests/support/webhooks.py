@@ -26,10 +26,11 @@ POD_RULES: list[Object] = [
     {
         "apiGroups": [""],
         "apiVersions": ["v1"],
-        "operations": ["CREATE", "UPDATE"],
-        "resources": ["pods", "pods/ephemeralcontainers"],
+        "operations": [operation],
+        "resources": [resource],
         "scope": "Namespaced",
     }
+    for operation, resource in (("CREATE", "pods"), ("UPDATE", "pods/ephemeralcontainers"))
 ]
 
 
