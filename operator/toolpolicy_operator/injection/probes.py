@@ -15,7 +15,7 @@ likewise. A probe with a ``host`` of its own is not one of the pod, and is left 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from toolpolicy_operator import names
@@ -97,16 +97,37 @@ def _question(container: Object, handler: Object, numbers: frozenset[int], timeo
 
 def _original(question: Object) -> tuple[str | None, Object]:
     """The handler that asked this; None for what no handler asks. The variable it is read from may hold anything."""
-    port, path, headers = question.get("port"), question.get("path"), question.get("headers")
+    port, path = question.get("port"), _text(question.get("path"))
+    service, scheme = _text(question.get("service") or ""), question.get("scheme") or "HTTP"
+    headers = _headers(question.get("headers") or [])
     if not isinstance(port, int) or isinstance(port, bool):
         return None, {}
     match question.get("type"):
         case "tcp":
             return "tcpSocket", {"port": port}
-        case "grpc":
-            return "grpc", {"port": port, "service": str(question.get("service") or "")}
-        case "http" if isinstance(path, str):
-            request: Object = {"path": path, "port": port, "scheme": str(question.get("scheme") or "HTTP")}
+        case "grpc" if service is not None:
+            return "grpc", {"port": port, "service": service}
+        case "http" if path is not None and headers is not None and scheme in ("HTTP", "HTTPS"):
+            request: Object = {"path": path, "port": port, "scheme": scheme}
             return "httpGet", {**request, "httpHeaders": headers} if headers else request
         case _:
             return None, {}
+
+
+def _headers(value: object) -> list[Object] | None:
+    """A list of name and value; None for anything else."""
+    if not isinstance(value, list):
+        return None
+    found: list[Object] = []
+    for item in cast("list[object]", value):
+        header = cast("Object", item) if isinstance(item, dict) else Object()
+        name, text = _text(header.get("name")), _text(header.get("value"))
+        if name is None or text is None:
+            return None
+        found.append({"name": name, "value": text})
+    return found
+
+
+def _text(value: object) -> str | None:
+    """A text that UTF-8 can carry: JSON can write half a surrogate pair."""
+    return value if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) else None
