@@ -92,6 +92,7 @@ def test_status_of_one_policy_says_who_lags_why_and_what_to_do(lagging: Scene) -
     assert rows["late"] == ["Running", "0.1.0", "3-16", "Behind"]
     assert rows["old"] == ["Running", "none", "-", "Uninjected"]
     assert lines[-1].endswith(f"kubectl -n {lagging.namespace} delete pod old (and create it again)")
+    assert f"see: kubectl toolpolicy status imaging -n {lagging.namespace}" in lagging.run("status").stderr
     told = json.loads(lagging.run("status", "-o", "json").stdout)
     assert {pod["name"]: pod["state"] for pod in told["policies"][0]["pods"]} == {
         "good": "Current", "late": "Behind", "old": "Uninjected",
@@ -137,7 +138,9 @@ def test_what_is_not_there_is_said_and_exits_with_2(scene: Scene) -> None:
     assert scene.run("status").exit_code == 0
     for arguments, said in (
         (("status", "nope"), "no ToolPolicy or ClusterToolPolicy nope in namespace"),
+        (("status", "nope"), "see kubectl toolpolicy status -A"),
         (("explain", "pod", "nope"), "no pod nope in namespace"),
+        (("explain", "pod", "deploy/nope"), "deploy/nope: expected NAME, or pod/NAME"),
         (("explain", "call", "--pod", "nope", "--tool", "x"), "no pod nope in namespace"),
         (("status", "--context", "nope"), "nope"),
         (("check", "-f", "/does/not/exist.yaml"), "does not exist"),
@@ -146,6 +149,14 @@ def test_what_is_not_there_is_said_and_exits_with_2(scene: Scene) -> None:
         assert result.exit_code == 2, (arguments, result.output)
         assert said in result.stderr, (arguments, result.stderr)
         assert "Traceback" not in result.output
+
+
+def test_names_may_carry_their_type_as_kubectl_prints_them(settled: Scene) -> None:
+    assert settled.run("status", "tp/imaging").exit_code == 0
+    assert settled.run("status", "toolpolicy.toolpolicy.dev/imaging").exit_code == 0
+    assert settled.run("explain", "pod", "pod/good").exit_code == 0
+    nowhere = settled.run("explain", "pod", "good", "-n", "nosuch", namespace=False)
+    assert (nowhere.exit_code, "there is no namespace nosuch" in nowhere.stderr) == (2, True), nowhere.stderr
 
 
 def test_explain_pod_says_why_it_is_injected(settled: Scene) -> None:

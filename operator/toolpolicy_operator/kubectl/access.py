@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -77,6 +77,20 @@ def target() -> Target:
     held: dict[str, str | None] = click.get_current_context().obj or {}
     file = held.get("kubeconfig")
     return Target(Path(file).expanduser() if file else None, held.get("context"), held.get("namespace"))
+
+
+POLICY_TYPES = ("toolpolicy", "toolpolicies", "tp", "clustertoolpolicy", "clustertoolpolicies", "ctp")
+POD_TYPES = ("pod", "pods", "po")
+
+
+def bare(name: str, types: Sequence[str]) -> str:
+    """NAME of kubectl's TYPE/NAME. Raises :class:`InputError` for another type."""
+    kind, slash, rest = name.partition("/")
+    if not slash:
+        return name
+    if kind.lower().partition(".")[0] not in types:
+        raise InputError(f"{name[:253]}: expected NAME, or {types[0]}/NAME")
+    return rest
 
 
 def ask(where: Target, question: Callable[[Api], Awaitable[T]], role: str = "view") -> T:

@@ -10,7 +10,7 @@ from toolpolicy.cli.explain import answer, call_options, describe
 from toolpolicy.cli.output import InputError, echo, emit_json, output_option, printable
 from toolpolicy_operator import names
 from toolpolicy_operator.kube import Api, ApiError, Object, api_path
-from toolpolicy_operator.kubectl.access import ask, target, target_options
+from toolpolicy_operator.kubectl.access import POD_TYPES, ask, bare, target, target_options
 from toolpolicy_operator.kubectl.completion import pod_names
 from toolpolicy_operator.kubectl.gather import Snapshot, snapshot
 from toolpolicy_operator.kubectl.loaded import RulesUnreadable, loaded
@@ -53,6 +53,7 @@ def pod_command(name: str, output: str) -> int:
 
 
 def _read(name: str) -> tuple[Snapshot, Object]:
+    name = bare(name, POD_TYPES)
     where = target()
     namespace = where.in_namespace()
 
@@ -62,6 +63,7 @@ def _read(name: str) -> tuple[Snapshot, Object]:
         except ApiError as error:
             if not error.not_found:
                 raise
+            await snapshot(api, namespace)  # says so where the namespace is what is missing
             raise InputError(f"no pod {name} in namespace {namespace}: see kubectl get pods -n {namespace}") from None
         return await snapshot(api, namespace), pod
 

@@ -9,7 +9,7 @@ import click
 from toolpolicy.cli.output import InputError, echo, emit_json, output_option, printable, table
 from toolpolicy.policy.duration import format_duration
 from toolpolicy_operator.kube import Api
-from toolpolicy_operator.kubectl.access import ask, target, target_options
+from toolpolicy_operator.kubectl.access import POLICY_TYPES, ask, bare, target, target_options
 from toolpolicy_operator.kubectl.completion import policy_names
 from toolpolicy_operator.kubectl.gather import Snapshot, snapshot
 from toolpolicy_operator.kubectl.standing import PolicyLine, as_json, index_entries, policy_line
@@ -49,6 +49,7 @@ def command(name: str | None, all_namespaces: bool, wait: float | None, output: 
     With NAME everything about one policy. A pod is Current once its sidecar has reported that the policy's generation
     is in force. Its RULES REVISION is the last one written since it started; `-` is the one it started with.
     """
+    name = bare(name, POLICY_TYPES) if name is not None else None
     where = target()
     namespace = None if all_namespaces else where.in_namespace()
 
@@ -78,7 +79,8 @@ def _lines(found: Snapshot, name: str | None, namespace: str | None) -> list[Pol
         return lines
     if named := [line for line in lines if line.name == name]:
         return named
-    raise InputError(f"no ToolPolicy or ClusterToolPolicy {name[:253]} {_place(namespace)}")
+    place = f"{_place(namespace)}: see kubectl toolpolicy status -A"
+    raise InputError(f"no ToolPolicy or ClusterToolPolicy {name[:253]} {place}")
 
 
 def _place(namespace: str | None) -> str:
@@ -95,6 +97,8 @@ def _print(found: Snapshot, lines: Sequence[PolicyLine], namespace: str | None, 
         table([_row(line) for line in lines], _HEADERS)
         for text in dict.fromkeys(text for line in lines for text in _still_to_come(line)):
             echo(text, err=True)
+        for line in [line for line in lines if not line.good][:5]:
+            echo(f"see: kubectl toolpolicy status {line.name}" + _flag(line, namespace), err=True)
         return
     for number, line in enumerate(lines):
         if number:
@@ -156,6 +160,12 @@ def _pods(line: PolicyLine) -> Iterator[str]:
     for number, row in enumerate(rows):
         text = "  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         yield "  " + (click.style(text, bold=True) if number == 0 else text)
+
+
+def _flag(line: PolicyLine, namespace: str | None) -> str:
+    """Where to ask about one policy: a ClusterToolPolicy wherever was asked before."""
+    where = line.namespace or namespace
+    return f" -n {where}" if where is not None else " -A"
 
 
 def _still_to_come(line: PolicyLine) -> Iterator[str]:
