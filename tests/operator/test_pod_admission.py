@@ -206,7 +206,27 @@ def secrets_over(final: Object) -> None:
     final["spec"]["initContainers"][1]["volumeMounts"].append({"name": "x", "mountPath": "/var/run/secrets"})
 
 
+def variable_again(final: Object) -> None:
+    final["spec"]["initContainers"][1]["env"].insert(0, {"name": "TOOLPOLICY_RULES", "value": "/evil"})
+
+
+def labels_again(final: Object) -> None:
+    final["spec"]["initContainers"][1]["env"].append({"name": "TOOLPOLICY_POD_LABELS", "value": "{}"})
+
+
+def mount_again(final: Object) -> None:
+    final["spec"]["initContainers"][1]["volumeMounts"].insert(0, {"name": "x", "mountPath": "/etc/toolpolicy/rules"})
+
+
+def borrowed(final: Object) -> None:
+    final["spec"]["containers"][0]["volumeMounts"] = [{"name": "toolpolicy-tmp", "mountPath": "/shared"}]
+
+
 CHANGES = [
+    (variable_again, "spec.initContainers[1].env.TOOLPOLICY_RULES"),
+    (labels_again, "spec.initContainers[1].env.TOOLPOLICY_POD_LABELS (again)"),
+    (mount_again, "spec.initContainers[1].volumeMounts./etc/toolpolicy/rules"),
+    (borrowed, "NameTaken: spec.containers[0].volumeMounts[0].name toolpolicy-tmp"),
     (strip, "spec.initContainers lacks toolpolicy-redirect"),
     (image, "spec.initContainers[1].image is 'example/evil'"),
     (no_redirect, "spec.initContainers lacks toolpolicy-redirect"),

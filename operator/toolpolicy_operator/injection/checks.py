@@ -96,6 +96,15 @@ def name_taken(facts: Facts) -> str | None:
     for index, volume in enumerate(podview.listed(podview.spec(facts.pod), "volumes")):
         if volume.get("name") in podview.OUR_VOLUMES:
             return f"spec.volumes[{index}].name {volume['name']}"
+    return _borrowed(facts.pod)
+
+
+def _borrowed(pod: Pod) -> str | None:
+    """A container that mounts one of our volumes, although it isn't there yet: it would share it with the sidecar."""
+    for path, container in podview.all_containers(pod):
+        for index, mount in enumerate(podview.listed(container, "volumeMounts")):
+            if mount.get("name") in podview.OUR_VOLUMES:
+                return f"{path}.volumeMounts[{index}].name {mount['name']}"
     return None
 
 

@@ -63,20 +63,23 @@ def _compared(container: Object, expected: Object, dynamic: bool) -> Object:
     if kept.get("imagePullPolicy") == "Always":
         kept["imagePullPolicy"] = expected.get("imagePullPolicy")
     left_out = DYNAMIC if dynamic else TOLD_LABELS
-    kept["env"] = {
-        str(e.get("name")): e
-        for e in podview.listed(container, "env")
-        if e.get("name") not in left_out and not str(e.get("name")).startswith(IDENTITY_VARIABLES)
-    }
-    kept["volumeMounts"] = {
-        str(m.get("mountPath")): m
-        for m in podview.listed(container, "volumeMounts")
-        if not _foreign_secret(str(m.get("mountPath")))
-    }
+    variables = _by("name", podview.listed(container, "env"))
+    mounts = _by("mountPath", podview.listed(container, "volumeMounts"))
+    kept["env"] = {n: e for n, e in variables.items() if n not in left_out and not n.startswith(IDENTITY_VARIABLES)}
+    kept["volumeMounts"] = {n: m for n, m in mounts.items() if not _foreign_secret(str(m.get("mountPath")))}
     if dynamic:
         kept.pop("ports", None)
         kept.pop("args", None)
     return kept
+
+
+def _by(key: str, items: Iterable[Object]) -> dict[str, Object]:
+    """Which of two of one name counts depends on the runtime: a second one stands for itself, and is one too many."""
+    found: dict[str, Object] = {}
+    for item in items:
+        name = str(item.get(key))
+        found[f"{name} (again)" if name in found else name] = item
+    return found
 
 
 def keep(container: Object, before: Object) -> None:
