@@ -142,7 +142,8 @@ def test_what_is_not_there_is_said_and_exits_with_2(scene: Scene) -> None:
         (("explain", "pod", "nope"), "no pod nope in namespace"),
         (("explain", "pod", "deploy/nope"), "deploy/nope: expected NAME, or pod/NAME"),
         (("explain", "call", "--pod", "nope", "--tool", "x"), "no pod nope in namespace"),
-        (("status", "--context", "nope"), "nope"),
+        (("status", "--context", "nope"), "no context 'nope' in the kubeconfig: it has "),
+        (("status", "--context", "nope"), ": see kubectl config get-contexts"),
         (("check", "-f", "/does/not/exist.yaml"), "does not exist"),
     ):
         result = scene.run(*arguments)

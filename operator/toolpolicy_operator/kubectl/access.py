@@ -99,6 +99,8 @@ def ask(where: Target, question: Callable[[Api], Awaitable[T]], role: str = "vie
     """
 
     async def run() -> T:
+        if where.context is not None:
+            _known(where.file(), where.context)
         try:
             api = await Api.connect(where.file(), context=where.context)
         except ConfigurationError as error:
@@ -110,6 +112,14 @@ def ask(where: Target, question: Callable[[Api], Awaitable[T]], role: str = "vie
                 raise InputError(cure(error, api.host, role)) from None
 
     return asyncio.run(run())
+
+
+def _known(file: Path | str | None, context: str) -> None:
+    """An :class:`InputError` where the kubeconfig has no such context: its file is not at fault."""
+    try:
+        context_namespace(file, context)
+    except ConfigurationError as error:
+        raise InputError(f"{error}: see kubectl config get-contexts") from None
 
 
 def cure(error: ApiError, host: str, role: str = "view") -> str:
