@@ -13,9 +13,8 @@ from functools import lru_cache
 from typing import Any, cast
 
 from toolpolicy.policy.errors import Problem
-from toolpolicy.policy.load import load_object
 from toolpolicy.policy.model import Policy
-from toolpolicy_operator import names
+from toolpolicy_operator import names, parsed
 from toolpolicy_operator.binding import Binding, bound, stand_in
 from toolpolicy_operator.canonical import digest
 from toolpolicy_operator.kube import POLICIES_API, Object
@@ -208,7 +207,7 @@ def policy_record(kind: Kind, obj: Object, known: PolicyRecord | None = None) ->
     if namespace:
         meta["namespace"] = namespace
     manifest: Object = {"apiVersion": POLICIES_API, "kind": kind.value, "metadata": meta, "spec": obj.get("spec")}
-    policy, problems = load_object(manifest, f"{kind.value} {namespace + '/' if namespace else ''}{name}")
+    policy, problems = parsed.load(manifest, f"{kind.value} {namespace + '/' if namespace else ''}{name}")
     if policy is not None:
         binding = bound(policy, manifest)
     elif known is not None and known.uid == uid and not known.binding.stand_in:

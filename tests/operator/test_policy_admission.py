@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from toolpolicy.policy.load import load_object
 from toolpolicy.policy.shapes import mapping
+from toolpolicy_operator import parsed
 from toolpolicy_operator.admission import policies
 from toolpolicy_operator.admission.policies import review_policy, validate_policy
 from toolpolicy_operator.admission.policy_warnings import LONGEST
@@ -394,3 +396,56 @@ async def test_a_policy_is_examined_beside_the_event_loop_and_once(monkeypatch: 
         assert (await validate_policy(review(manifest)))["response"]["allowed"]
     assert len(threads) == 1
     assert threads[0] != threading.get_ident()
+
+
+@pytest.mark.asyncio
+async def test_policies_are_examined_one_at_a_time_and_few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten edits at once must leave the event loop to the pods that are asked about."""
+    go, under_way, most, examined = threading.Event(), [0], [0], list[str]()
+
+    def slow(manifest: Object, file: str) -> Any:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        go.wait(10)
+        under_way[0] -= 1
+        examined.append(manifest["metadata"]["name"])
+        return load_object(manifest, file)
+
+    monkeypatch.setattr(policies, "load_object", slow)
+    asked = [asyncio.create_task(validate_policy(review(policy(f"waits-{i}")))) for i in range(10)]
+    refused, _ = await asyncio.wait(asked[policies.MAX_EXAMINED :], timeout=10)
+    assert len(refused) == 10 - policies.MAX_EXAMINED
+    for each in refused:
+        response = each.result()["response"]
+        assert (response["allowed"], response["status"]["code"]) == (False, 503)
+        assert "try again" in response["status"]["message"]
+    assert (await validate_policy(review(policy("goes"), "DELETE")))["response"]["allowed"]
+    asked[3].cancel()
+    await asyncio.wait([asked[3]])
+    go.set()
+    answers = [await asked[i] for i in (0, 1, 2, 4)]
+    assert all(answer["response"]["allowed"] for answer in answers)
+    assert (most, sorted(examined)) == ([1], ["waits-0", "waits-1", "waits-2", "waits-4"])
+
+
+@pytest.mark.asyncio
+async def test_what_was_examined_is_not_compiled_again_by_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = policy("compiled-once")
+    assert (await validate_policy(review(manifest)))["response"]["allowed"]
+    loaded: list[str] = []
+
+    def observed(manifest: Object, file: str) -> Any:
+        loaded.append(file)
+        return load_object(manifest, file)
+
+    monkeypatch.setattr(parsed, "load_object", observed)
+    cluster = Cluster()
+    cluster.put(Kind.TOOL_POLICY, manifest)
+    cluster.put(Kind.TOOL_POLICY, policy("another"))
+    (found, _) = sorted(cluster.store.policies_for("agents", {"app": "mcp"}, {}), key=lambda p: p.metadata.uid or "")
+    assert loaded == ["ToolPolicy agents/another"]
+    assert (found.metadata.name, found.metadata.uid) == ("compiled-once", "u1"), "its identity is the stored one's"
+    changed = copy.deepcopy(manifest)
+    changed["spec"]["rules"] = []
+    cluster.put(Kind.TOOL_POLICY, {**changed, "metadata": {**changed["metadata"], "generation": 2}})
+    assert len(loaded) == 2, "another spec is another policy"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -24,6 +25,7 @@ from toolpolicy.policy.explained import spell
 from toolpolicy.policy.load import load_object
 from toolpolicy.policy.model import Policy
 from toolpolicy.policy.shapes import mapping
+from toolpolicy_operator import parsed
 from toolpolicy_operator.admission.policy_warnings import Services, port_namespaces, reach, warnings
 from toolpolicy_operator.admission.sizes import Sizes, near, too_large
 from toolpolicy_operator.kube import ApiError, Object
@@ -39,6 +41,8 @@ MAX_CAUSES = 50
 """Problems that one answer lists; a policy with more of them is not being edited by hand."""
 MAX_CAUSE = 1024
 """Characters of one problem."""
+MAX_EXAMINED = 5
+"""Policies that are examined or wait for it. The largest take a third of a second, and the webhook has five."""
 _KEPT = 128 * 1024
 """Characters of a manifest that is remembered; larger ones are refused anyway."""
 
@@ -51,8 +55,10 @@ async def validate_policy(
     Without ``store`` nothing is said about namespaces and pods; without ``list_services`` nothing about Services.
     """
     request = mapping(review.get("request"))
-    # Hundreds of expressions take most of a second, in which pods are asked about, too.
-    found = await asyncio.to_thread(_examine, request)
+    try:
+        found = await _EXAMINER.examine(request)
+    except Busy:
+        return _later(request)
     known: Services = {}
     if found.policy is not None and store is not None and list_services is not None:
         wanted = port_namespaces(reach(found.policy, store), store)
@@ -77,6 +83,35 @@ class Examined:
     policy: Policy | None = None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class Busy(Exception):
+    """So many policies wait to be examined that one more would not be in time."""
+
+
+class Examiner:
+    """Examines policies beside the event loop, one at a time: they would keep the interpreter from it, on which every
+    pod is asked about, if there were more. One whose review has timed out before its turn is not examined.
+    """
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "examine")
+        self._asked: list[Future[Examined]] = []
+
+    async def examine(self, request: dict[str, Any]) -> Examined:
+        """What can be said of a request's manifest. Raises :class:`Busy`."""
+        if not _to_be_judged(request):
+            return Examined()
+        self._asked = [each for each in self._asked if not each.done()]
+        if len(self._asked) >= MAX_EXAMINED:
+            raise Busy
+        asked = self._worker.submit(_examine, request)
+        self._asked.append(asked)
+        return await asyncio.wrap_future(asked)
+
+
+_EXAMINER = Examiner()
+"""One for the process, whoever asks: it is the interpreter that they share."""
 
 
 def _judge(request: dict[str, Any], found: Examined, store: Store | None, services: Services) -> Review:
@@ -133,6 +168,13 @@ def refuse(request: dict[str, Any], problems: Sequence[Problem]) -> Review:
     return _review({"uid": request.get("uid", ""), "allowed": False, "status": status})
 
 
+def _later(request: dict[str, Any]) -> Review:
+    """The review that refuses for now (503)."""
+    message = "toolpolicy is examining other policies, and has not come to this one: try again in a few seconds"
+    status = {"status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": message}
+    return _review({"uid": request.get("uid", ""), "allowed": False, "status": status})
+
+
 def _review(response: dict[str, Any]) -> Review:
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
 
@@ -164,6 +206,7 @@ def _examined(raw: str) -> Examined:
     policy, problems = load_object(manifest, "the policy")
     if policy is None:
         return Examined(None, tuple(problems))
+    parsed.keep(manifest, policy)
     found = (f"{spell(f.path)}: {f.message}" for f in findings(policy, None) if f.severity == "warning")
     return Examined(policy, (), tuple(islice(found, MAX_CAUSES)))
 
