@@ -66,7 +66,7 @@ def debugging(**container: Any) -> Object:
     return {"spec": {"ephemeralContainers": [new]}}
 
 
-HARMLESS: Object = {"securityContext": {"runAsUser": 65532}}
+HARMLESS: Object = {"securityContext": {"runAsUser": 65532, "allowPrivilegeEscalation": False}}
 ALONE = "written by the toolpolicy operator alone"
 ADMITTED = "say how the pod was admitted"
 DEBUG = f"{POD}/ephemeralcontainers"
@@ -135,7 +135,16 @@ ATTEMPTS = [
         "debug with capabilities",
         "PATCH",
         DEBUG,
-        debugging(securityContext={"runAsUser": 65532, "capabilities": {"add": ["NET_ADMIN"]}}),
+        debugging(securityContext={**HARMLESS["securityContext"], "capabilities": {"add": ["NET_ADMIN"]}}),
+        STRATEGIC,
+        DEBUGGING,
+        ADMIN,
+    ),
+    Attempt(
+        "debug with setuid programs",
+        "PATCH",
+        DEBUG,
+        debugging(securityContext={"runAsUser": 65532}),
         STRATEGIC,
         DEBUGGING,
         ADMIN,
