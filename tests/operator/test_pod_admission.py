@@ -269,6 +269,19 @@ async def test_no_spelling_of_a_path_puts_a_mount_over_the_token(path: str) -> N
         assert asked["status"]["message"].startswith("Altered: ")
 
 
+async def test_who_writes_a_pod_can_not_starve_its_sidecar_nor_give_it_devices() -> None:
+    store = Policies([policy()])
+    final = await injected(store)
+    ours = copy.deepcopy(final)
+    resources = {"limits": {"memory": "1Mi"}, "requests": {"memory": "1Ki", "cpu": "1"}}
+    final["spec"]["initContainers"][1]["resources"] = resources
+    kept = (await injected(store, final))["spec"]["initContainers"][1]["resources"]
+    assert kept == {"limits": {"memory": "256Mi"}, "requests": {"memory": "96Mi", "cpu": "1"}}
+    ours["spec"]["initContainers"][1]["resources"]["claims"] = [{"name": "gpu"}]
+    assert "claims" in (await check(review(ours), store))["status"]["message"]
+    assert "claims" in (await ask(review(ours), store))["status"]["message"]
+
+
 def limits(final: Object) -> None:
     for container in final["spec"]["initContainers"]:
         container["resources"]["limits"]["cpu"] = "1"

@@ -22,6 +22,7 @@ _CONTAINER = {
     "ports": [{"containerPort!": int, "name": str, "protocol": str, "hostPort": int}],
     "env": [{"name!": str, "value": str}],
     "volumeMounts": [{"name!": str, "mountPath!": str}],
+    "resources": {"requests": {"*": (int, str)}, "limits": {"*": (int, str)}},
     "securityContext": _SECURITY,
     "livenessProbe": _PROBE,
     "readinessProbe": _PROBE,

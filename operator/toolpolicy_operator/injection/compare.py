@@ -2,7 +2,8 @@
 
 Tolerated, because admission itself does it or it changes nothing that is promised:
 
-- ``resources`` (LimitRange, VerticalPodAutoscaler) and ``imagePullPolicy: Always`` (AlwaysPullImages);
+- ``resources`` (LimitRange, VerticalPodAutoscaler), ``claims`` apart, and ``imagePullPolicy: Always``
+  (AlwaysPullImages); a pod that comes with a sidecar may only raise what that is given;
 - credentials that a cloud's identity webhook puts into every container: variables ``AWS_…``, ``AZURE_…``,
   ``GOOGLE_…``, and mounts below /var/run/secrets that are not ours.
 """
@@ -10,6 +11,7 @@ Tolerated, because admission itself does it or it changes nothing that is promis
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -23,6 +25,10 @@ TOLD_LABELS = frozenset({"TOOLPOLICY_POD_LABELS", "TOOLPOLICY_NAMESPACE_LABELS"}
 """Labels at admission, which others may have changed since: what they select is compared, not they."""
 IDENTITY_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 SECRETS = "/var/run/secrets/"
+_QUANTITY = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)(m|[kMGT]?|[KMGT]i)")
+_SUFFIXES = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
+    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGT", 1)
+}
 _ABSENT = object()
 
 
@@ -60,6 +66,7 @@ def _our_containers(expected: Pod, actual: Pod, dynamic: bool) -> Iterable[str |
 def _compared(container: Object, expected: Object, dynamic: bool) -> Object:
     """The container without what is tolerated; lists whose order means nothing by name."""
     kept = {k: v for k, v in container.items() if k != "resources"}
+    kept["claims"] = podview.child(container, "resources").get("claims")  # a device comes with mounts and variables
     if kept.get("imagePullPolicy") == "Always":
         kept["imagePullPolicy"] = expected.get("imagePullPolicy")
     left_out = DYNAMIC if dynamic else TOLD_LABELS
@@ -84,8 +91,7 @@ def _by(key: str, items: Iterable[Object]) -> dict[str, Object]:
 
 def keep(container: Object, before: Object) -> None:
     """Give ``container``, in place, what is tolerated on ``before``, the same container as it was found."""
-    if "resources" in before:
-        container["resources"] = before["resources"]
+    container["resources"] = _raised(podview.child(container, "resources"), podview.child(before, "resources"))
     if before.get("imagePullPolicy") == "Always":
         container["imagePullPolicy"] = "Always"
     variables = [e for e in podview.listed(before, "env") if str(e.get("name")).startswith(IDENTITY_VARIABLES)]
@@ -94,6 +100,28 @@ def keep(container: Object, before: Object) -> None:
         container["env"] = [*podview.listed(container, "env"), *variables]
     if mounts:
         container["volumeMounts"] = [*podview.listed(container, "volumeMounts"), *mounts]
+
+
+def _raised(ours: Object, found: Object) -> Object:
+    """Requests and limits that were added to ours or are higher: who wrote the pod can't starve its sidecar."""
+    merged = dict(ours)
+    for section in ("requests", "limits"):
+        amounts = found.get(section)
+        if not isinstance(amounts, dict):
+            continue
+        least = podview.child(ours, section)
+        more = {
+            k: v for k, v in cast("Object", amounts).items() if k not in least or _quantity(v) > _quantity(least[k])
+        }
+        if more:
+            merged[section] = {**least, **more}
+    return merged
+
+
+def _quantity(value: object) -> float:
+    """A resource.Quantity as a number; less than any for what is none."""
+    match = _QUANTITY.fullmatch(str(value))
+    return float(match[1]) * _SUFFIXES[match[2]] if match else -1.0
 
 
 def _foreign_secret(path: str) -> bool:
