@@ -22,6 +22,17 @@ from toolpolicy_operator.kube import POLICIES_API, Object
 Labels = Mapping[str, str]
 _OURS = f"{names.GROUP}/"
 _POD_LABELS_ENV = "TOOLPOLICY_POD_LABELS"
+_OF_PODS = frozenset(
+    {
+        names.INJECTED_ANNOTATION,
+        names.INTERCEPTION_ANNOTATION,
+        names.SERVERS_ANNOTATION,
+        names.NAMESPACE_LABELS_ANNOTATION,
+        names.INELIGIBLE_ANNOTATION,
+        names.RULES_ANNOTATION,
+    }
+)
+"""What is remembered of a pod's annotations: who writes pods could fill the operator's memory with others."""
 
 
 class Kind(StrEnum):
@@ -237,7 +248,7 @@ def pod_record(obj: Object) -> PodRecord:
         uid=uid,
         version=version,
         labels=_texts(metadata.get("labels")),
-        annotations=_ours(metadata),
+        annotations={k: v for k, v in _ours(metadata).items() if k in _OF_PODS},
         node=spec.get("nodeName") or None,
         phase=str(status.get("phase") or "Pending"),
         ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in _items(status.get("conditions"))),

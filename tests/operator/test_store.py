@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from support.replicas import cluster_policy, namespace_of, pod, policy
-from toolpolicy_operator import tasks
+from toolpolicy_operator import names, tasks
 from toolpolicy_operator.kube import Listing
-from toolpolicy_operator.records import Kind, Record
+from toolpolicy_operator.records import Kind, Record, pod_record
 from toolpolicy_operator.store import Change, Store
 from toolpolicy_operator.tasks import Task, What
 
@@ -339,3 +339,9 @@ def test_whatever_stands_in_a_spec_there_is_something_in_force(spec: Any) -> Non
     store.put(Kind.TOOL_POLICY, {**at(policy("agents", "n" * 253), 5, "u"), "spec": spec})
     (found,) = store.policies_for("agents", {}, {})
     assert not found.spec.rules
+
+
+def test_of_a_pods_annotations_only_those_that_mean_something_are_remembered() -> None:
+    noted = {names.SERVERS_ANNOTATION: "8000", f"{names.GROUP}/filler": "x" * 100_000, "other": "y"}
+    found = pod_record({"metadata": {"name": "a", "namespace": "b", "annotations": noted}})
+    assert found.annotations == {names.SERVERS_ANNOTATION: "8000"}
