@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -293,15 +293,21 @@ async def many_tokens(plane: ControlPlane, pods: list[Pod], each: int) -> list[t
         return await asyncio.gather(*(one(pod) for pod in pods for _ in range(each)))
 
 
+def client_at(address: str) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=0, force_close=True, local_addr=(address, 0))
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30))
+
+
 async def report_all(url: str, ca: str, tokens: list[tuple[Pod, str]]) -> dict[str, int]:
-    """All at once; who is sent away comes back when it is told to."""
+    """All at once, each pod's from an address of its own; who is sent away comes back when it is told to."""
     context = ssl.create_default_context(cadata=ca)
     counted = {"taken": 0, "sent away": 0}
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=30)
-    ) as client:
+    addresses = {name: f"127.0.1.{number}" for number, name in enumerate({pod.name for pod, _ in tokens}, 1)}
+    async with AsyncExitStack() as stack:
+        clients = {name: await stack.enter_async_context(client_at(address)) for name, address in addresses.items()}
 
         async def one(pod: Pod, token: str) -> None:
+            client = clients[pod.name]
             named = {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
             body = {"pod": named, "version": "0.1.0", "revision": "1-1", "epoch": 1}
             headers = {"Authorization": f"Bearer {token}"}
