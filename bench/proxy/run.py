@@ -190,7 +190,8 @@ def main() -> None:
 
         start("upstream", [str(upstream), "-addr", origin], ports[0], LOAD_CORE)
         go_pid = start("floor", [str(floor), "-addr", go_port, "-up", f"http://{origin}"], ports[1], PROXY_CORE)
-        relay = [python, str(HERE / "passthrough.py"), pass_port, f"http://{origin}/mcp"]
+        # -E: interpreted always; compiled legs take no stand-in for the part that looks at answers.
+        relay = [python, "-E", str(HERE / "passthrough.py"), pass_port, f"http://{origin}/mcp"]
         relay_pid = start("pass-through", relay, ports[2], PROXY_CORE)
         command = [
             str(Path(python).parent / "toolpolicy"), "proxy", "--policy", str(HERE / "policy20.yaml"), "--upstream", f"http://{origin}/mcp",
