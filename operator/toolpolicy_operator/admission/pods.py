@@ -18,7 +18,7 @@ from toolpolicy.policy.model import Policy
 from toolpolicy_operator import names
 from toolpolicy_operator.admission import jsonpatch, podshape, review
 from toolpolicy_operator.admission.review import BadReview, Object, Request, Review
-from toolpolicy_operator.injection import guardrails, podview
+from toolpolicy_operator.injection import checks, guardrails, podview
 from toolpolicy_operator.injection.eligibility import Eligibility, Reason
 from toolpolicy_operator.injection.plan import Defaults, Plan, make_plan
 from toolpolicy_operator.injection.pod import Injection, restore, treat, verify
@@ -232,14 +232,10 @@ def _posing(pod: Object) -> Eligibility | None:
     """A pod that gets no sidecar must not bring one of its own: a label added later would have a policy select it, and
     its reports, by a genuine token of the pod, would pass for those of a sidecar.
     """
-    found = [
-        f"{path}.name {c['name']}" for path, c in podview.all_containers(pod) if c["name"] in podview.OUR_CONTAINERS
-    ]
-    volumes = enumerate(podview.listed(podview.spec(pod), "volumes"))
-    found += [f"spec.volumes[{i}].name {v['name']}" for i, v in volumes if v["name"] in podview.OUR_VOLUMES]
-    if not found:
+    found = checks.our_name(pod)
+    if found is None:
         return None
-    message = f"{found[0]} is a name of toolpolicy's own, and this pod gets no sidecar: choose another"
+    message = f"{found} is a name of toolpolicy's own, and this pod gets no sidecar: choose another"
     return Eligibility(False, Reason.NAME_TAKEN, message, refused=True)
 
 

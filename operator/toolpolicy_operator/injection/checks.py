@@ -90,13 +90,18 @@ def opted_out(facts: Facts) -> str | None:
 
 
 def name_taken(facts: Facts) -> str | None:
-    for path, container in podview.all_containers(facts.pod):
+    return our_name(facts.pod) or _borrowed(facts.pod)
+
+
+def our_name(pod: Pod) -> str | None:
+    """The first container or volume with a name of toolpolicy's own, and its field."""
+    for path, container in podview.all_containers(pod):
         if container.get("name") in podview.OUR_CONTAINERS:
             return f"{path}.name {container['name']}"
-    for index, volume in enumerate(podview.listed(podview.spec(facts.pod), "volumes")):
+    for index, volume in enumerate(podview.listed(podview.spec(pod), "volumes")):
         if volume.get("name") in podview.OUR_VOLUMES:
             return f"spec.volumes[{index}].name {volume['name']}"
-    return _borrowed(facts.pod)
+    return None
 
 
 def _borrowed(pod: Pod) -> str | None:

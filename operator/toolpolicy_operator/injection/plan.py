@@ -9,6 +9,7 @@ from typing import Any, Literal
 from toolpolicy.policy import settings
 from toolpolicy.policy.model import Mode, Policy
 from toolpolicy_operator import names
+from toolpolicy_operator.store import injection_enabled
 
 Pod = dict[str, Any]
 """A core/v1 Pod, as JSON."""
@@ -80,7 +81,7 @@ def make_plan(policies: Sequence[Policy], namespace: str, namespace_labels: Labe
         namespace_labels=namespace_labels,
         policies=tuple(policies),
         defaults=defaults,
-        enabled=_enabled(namespace_labels, defaults.default_injection),
+        enabled=injection_enabled(namespace_labels, defaults.default_injection),
         ports=tuple(sorted(stated, key=lambda port: (port is not None, str(port)))),
         interception=("Port" if security in FORBIDS_REDIRECT else "Redirect") if wanted == "Auto" else wanted,
         pod_security=security,
@@ -89,8 +90,3 @@ def make_plan(policies: Sequence[Policy], namespace: str, namespace_labels: Labe
         opt_out_allowed=namespace_labels.get(names.OPT_OUT_LABEL) == names.OPT_OUT_ALLOWED and not forbidding,
         opt_out_forbidden_by=forbidding[0] if forbidding else None,
     )
-
-
-def _enabled(labels: Labels, default: bool) -> bool:
-    stated = labels.get(names.INJECTION_LABEL)
-    return default if stated not in (names.ENABLED, names.DISABLED) else stated == names.ENABLED
